@@ -1,0 +1,1 @@
+"""Train, benchmark and carry away image descriptors for landmark retrieval."""

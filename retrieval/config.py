@@ -1,0 +1,152 @@
+"""From YAML to objects: the one caller of Hydra. Unknown keys are refused and the known ones named."""
+
+import difflib
+import functools
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+ALLOWED = ("retrieval.", "torch.nn.", "torch.optim.", "lightning.pytorch.", "pytorch_metric_learning.")
+FREE_FORM = ("backbone.kwargs.",)  # handed to timm as they are, so no schema can name them
+
+
+class InputError(ValueError):
+    """What the person asked for cannot be done; the message names the rule, the value and what is accepted."""
+
+
+def near(word: str, accepted: Iterable[str]) -> str:
+    """'did you mean ...?' where something is close, then the accepted words (all, or how many)."""
+    accepted = sorted(map(str, accepted))
+    matches = difflib.get_close_matches(str(word), accepted, n=5, cutoff=0.5)
+    guess = f"did you mean {' or '.join(matches)}? " if matches else ""
+    return guess + (f"accepted: {', '.join(accepted)}" if len(accepted) <= 60 else f"{len(accepted)} are known")
+
+
+def load_yaml(path: str | Path) -> DictConfig:
+    """The YAML file as a config; a file that is absent or no mapping is refused."""
+    if not Path(path).is_file():
+        raise InputError(f"no config file at {path}")
+    cfg = OmegaConf.load(path)
+    if not isinstance(cfg, DictConfig):
+        raise InputError(f"{path} must hold a mapping of keys, it holds a {type(cfg).__name__}")
+    return cfg
+
+
+def build(cfg: Mapping[str, Any] | DictConfig, **runtime: Any) -> Any:
+    """The object that a config describes.
+
+    `_target_` names a class of an allow-listed package, the other keys are its arguments; a key that it does not
+    take is refused with the accepted ones. `runtime` offers what only the program knows (`dim=2048`); the class
+    gets those that it has arguments for.
+    """
+    plain = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else dict(cfg)
+    assert isinstance(plain, dict)
+    target = _target(plain)
+    accepted = arguments(target)
+    for key in plain:
+        if str(key).startswith("_") and key in ("_target_", "_convert_", "_recursive_"):
+            continue
+        if key not in accepted:
+            raise InputError(f"{plain['_target_']} has no key '{key}': {near(str(key), accepted)}")
+    offered = {key: value for key, value in runtime.items() if key in accepted}
+    partial = hydra.utils.instantiate({**plain, "_partial_": True}, _convert_="all", _recursive_=False)
+    return partial(**offered)
+
+
+def _target(cfg: dict[Any, Any]) -> type:
+    name = str(cfg.get("_target_", ""))
+    if not name.startswith(ALLOWED):
+        raise InputError(f"_target_ must be a class of {', '.join(ALLOWED)} got {name or 'none'!r}")
+    try:
+        target = hydra.utils.get_object(name)
+    except (ImportError, ValueError) as error:
+        raise InputError(f"_target_ {name} cannot be imported: {error}") from error
+    if not isinstance(target, type):
+        raise InputError(f"_target_ must be a class, {name} is a {type(target).__name__}")
+    return target
+
+
+def arguments(target: type) -> set[str]:
+    """Names of the arguments that a class takes; `**kwargs` are those of the next class in its line."""
+    names: set[str] = set()
+    for base in target.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return names - {"self"}
+
+
+def save_yaml(cfg: DictConfig, path: Path) -> None:
+    """Write the config with every interpolation resolved."""
+    OmegaConf.save(cfg, path, resolve=True)
+
+
+def compose(name: str, overrides: list[str], output_dir: Path | str | None = None) -> DictConfig:
+    """The config that `NAME.py OVERRIDES` would run with (for notebooks and tests)."""
+    overrides = prepared([*overrides, *([f"output_dir={output_dir}"] if output_dir else [])])
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = hydra.compose(name, overrides, return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    OmegaConf.set_struct(cfg, False)
+    cfg.pop("hydra")
+    OmegaConf.resolve(cfg)
+    OmegaConf.set_struct(cfg, True)
+    return cfg
+
+
+def overridden() -> set[str]:
+    """The first words of what the command line set: `pooling.p=4` gives `pooling`."""
+    return {text.lstrip("+~").split("=")[0].split(".")[0].split("@")[0] for text in HydraConfig.get().overrides.task}
+
+
+def prepared(words: list[str]) -> list[str]:
+    """Command-line words with free-form keys marked as additions, and Hydra's own folder put where output_dir is."""
+    words = [f"++{word}" if word.startswith(FREE_FORM) else word for word in words]
+    given = [word.split("=", 1)[1] for word in words if word.startswith("output_dir=")]
+    if given and not {"-m", "--multirun"} & set(words):
+        words.append(f"hydra.run.dir={given[-1]}")
+    return words
+
+
+def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+    """Decorates a script's task: composes `configs/NAME.yaml` with the command line, prints wrong input plainly."""
+
+    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
+        @functools.wraps(task)
+        def run() -> None:
+            os.environ["HYDRA_FULL_ERROR"] = "1"
+            sys.argv[1:] = prepared(sys.argv[1:])
+            try:
+                hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(task)()
+            except (InputError, HydraException, OmegaConfBaseException) as error:
+                sys.exit(f"error: {explain(error)}")
+
+        return run
+
+    return decorate
+
+
+def explain(error: Exception) -> str:
+    """The error in words: a misspelt key or choice with near matches and what is accepted."""
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and isinstance(cause.parent_node, DictConfig):
+        where = str(cause.full_key or cause.key).rsplit(".", 1)[0]
+        place = f"under '{where}'" if "." in str(cause.full_key) else "at the top level"
+        return f"unknown config key '{cause.key}' {place}: {near(str(cause.key), cause.parent_node)}"
+    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        return f"unknown {group or 'config'} '{choice}': {near(choice, error.options)}"
+    return str(error)
