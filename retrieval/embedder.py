@@ -1,0 +1,91 @@
+"""The model: backbone -> pooling -> L2 -> head -> L2, images (B, 3, H, W) -> unit vectors (B, d)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from retrieval.backbones import TimmBackbone
+from retrieval.config import InputError, build, load_yaml
+from retrieval.data import images
+from retrieval.features import Features
+
+PARTS = {"backbone": ("retrieval.backbones.",), "pooling": ("retrieval.poolings.",)}
+PARTS["head"] = ("retrieval.heads.", "torch.nn.Identity")
+
+
+class Embedder(nn.Module):
+    """Images -> descriptors. `dim` is the descriptor's length; rows are items."""
+
+    def __init__(self, backbone: TimmBackbone, pooling: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.pooling, self.head = backbone, pooling, head
+        self.dim: int = getattr(head, "out_features", pooling.out_dim)  # pyright: ignore[reportArgumentType]
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """pixels (B, 3, H, W), normalised -> (B, d) unit vectors, float32."""
+        return self.describe(self.backbone(pixels))
+
+    def describe(self, features: Features) -> Tensor:
+        """What follows the backbone: Features -> (B, d) unit vectors."""
+        pooled = F.normalize(self.pooling(features), dim=-1)
+        with torch.autocast(pooled.device.type, enabled=False):
+            return F.normalize(self.head(pooled), dim=-1)
+
+    def preprocess(self, image: Image.Image, resolution: int) -> Tensor:
+        """(3, H, W), normalised: longer side at most `resolution`, never enlarged, sides as the backbone needs them."""
+        rgb = image.convert("RGB")
+        size = self.backbone.fixed_size
+        target = images.fit(rgb.size, resolution, self.backbone.multiple) if size is None else size[::-1]
+        return self.normalised(rgb.resize(target, Image.Resampling.LANCZOS) if target != rgb.size else rgb)
+
+    def normalised(self, rgb: Image.Image) -> Tensor:
+        """(3, H, W) by the backbone's mean and std."""
+        return images.to_tensor(rgb, self.backbone.mean, self.backbone.std)
+
+
+def from_config(cfg: Mapping[str, Any] | DictConfig) -> Embedder:
+    """The model that `backbone`, `pooling` and `head` of a config describe."""
+    for part, prefixes in PARTS.items():
+        target = str(cfg[part].get("_target_", ""))
+        if not target.startswith(prefixes):
+            raise InputError(f"{part}._target_ must start with {' or '.join(prefixes)}, got {target!r}")
+    backbone = build(cfg["backbone"])
+    pooling = build(cfg["pooling"], dim=backbone.dim)
+    return Embedder(backbone, pooling, build(cfg["head"], dim=pooling.out_dim))
+
+
+def save(embedder: Embedder, cfg: DictConfig, folder: Path) -> None:
+    """Write `model.safetensors` and `config.yaml`, all that `load` needs."""
+    cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # pyright: ignore[reportAssignmentType]
+    cfg.backbone.mean, cfg.backbone.std = list(embedder.backbone.mean), list(embedder.backbone.std)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous().cpu() for name, tensor in embedder.state_dict().items()}, folder / "tmp")
+    (folder / "tmp").replace(folder / "model.safetensors")
+    OmegaConf.save(cfg, folder / "config.yaml")
+
+
+def load(path: str | Path) -> Embedder:
+    """The model that a run's folder holds, in evaluation mode; nothing is downloaded, no pickle is read."""
+    folder = Path(path)
+    cfg = load_yaml(folder / "config.yaml")
+    missing = [part for part in PARTS if not isinstance(cfg.get(part), DictConfig)]
+    if missing:
+        raise InputError(f"{folder / 'config.yaml'} describes no model, it lacks {', '.join(missing)}")
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise InputError(f"{folder} holds no model.safetensors (is its training finished?)")
+    cfg.backbone.pretrained, cfg.backbone.weights = False, None
+    embedder = from_config(cfg)
+    try:
+        embedder.load_state_dict(load_file(weights))
+    except (SafetensorError, RuntimeError) as error:
+        raise InputError(f"{weights} does not fit {folder / 'config.yaml'}: {error}") from error
+    return embedder.eval()
