@@ -1,0 +1,17 @@
+"""Judge a run, or any backbone and pooling off the shelf: `python eval.py run=DIR benchmark=folder ...`."""
+
+from omegaconf import DictConfig
+
+from retrieval import config
+
+
+@config.main("eval")
+def main(cfg: DictConfig) -> None:
+    from retrieval import evaluation
+
+    rows = evaluation.from_config(cfg, config.overridden())
+    print(evaluation.printed(rows), f"written to {cfg.run or cfg.output_dir}", sep="\n")
+
+
+if __name__ == "__main__":
+    main()

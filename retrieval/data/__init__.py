@@ -1,0 +1,1 @@
+"""Where photos come from, how they are decoded and how they are batched."""

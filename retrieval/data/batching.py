@@ -1,0 +1,69 @@
+"""Which photos go together: landmarks x photos for training, equal shapes for extraction."""
+
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from retrieval.config import InputError
+
+Draw = tuple[int, int]  # a photo's index and the seed of its augmentation
+
+
+class LandmarkBatches(Sampler[list[Draw]]):
+    """P landmarks x K photos a batch; an epoch is as many batches as hold all photos once.
+
+    Landmarks come in shuffled rounds, equally often; so do the photos of each. Photos come with a seed of their own,
+    so that augmentation depends neither on the number of workers nor on what ran before.
+    """
+
+    def __init__(self, labels: Sequence[int], landmarks: int, photos: int, seed: int) -> None:
+        self.members = [np.flatnonzero(np.asarray(labels) == label) for label in range(max(labels) + 1)]
+        if photos < 2 or landmarks < 2:
+            raise InputError(
+                f"a batch needs at least 2 landmarks x 2 photos, got data.landmarks_per_batch = {landmarks}, "
+                f"data.photos_per_landmark = {photos}"
+            )
+        if landmarks > len(self.members):
+            raise InputError(
+                f"data.landmarks_per_batch = {landmarks} is more than the {len(self.members)} landmarks there are "
+                "to train on"
+            )
+        self.landmarks, self.photos, self.seed, self.epoch = landmarks, photos, seed, 0
+        self.batches = math.ceil(len(labels) / (landmarks * photos))
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        self.epoch += 1
+        landmarks = rounds(np.arange(len(self.members)), rng)
+        photos = [rounds(members, rng) for members in self.members]
+        for _ in range(self.batches):
+            chosen = distinct(landmarks, self.landmarks)
+            yield [(next(photos[c]), int(rng.integers(2**31))) for c in chosen for _ in range(self.photos)]
+
+
+def rounds(items: np.ndarray, rng: np.random.Generator) -> Iterator[int]:
+    """The items in shuffled order, over and over."""
+    while True:
+        yield from (int(item) for item in rng.permutation(items))
+
+
+def distinct(items: Iterator[int], count: int) -> list[int]:
+    """The next `count` items that differ: where one round ends and another begins an item may come twice."""
+    chosen: dict[int, None] = {}
+    while len(chosen) < count:
+        chosen.setdefault(next(items))
+    return list(chosen)
+
+
+def by_shape(shapes: Sequence[Hashable], batch_size: int) -> list[list[int]]:
+    """Batches of indices of equal shape, at most `batch_size` each, in a fixed order."""
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for index, shape in enumerate(shapes):
+        groups[shape].append(index)
+    return [group[i : i + batch_size] for group in groups.values() for i in range(0, len(group), batch_size)]

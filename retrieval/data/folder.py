@@ -1,0 +1,45 @@
+"""A folder of photos, `<landmark>/<image>`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from retrieval.config import InputError
+from retrieval.data.images import SUFFIXES, Photo, found, unreadable
+
+
+@dataclass(frozen=True)
+class LandmarkPhotos:
+    """Photos and the landmark each one shows; `skipped` could not be read."""
+
+    photos: list[Photo]
+    labels: list[str]
+    skipped: int = 0
+
+    @property
+    def landmarks(self) -> list[str]:
+        return sorted(set(self.labels))
+
+    def of(self, landmarks: Sequence[str]) -> "LandmarkPhotos":
+        """The photos of these landmarks alone."""
+        pairs = [(p, label) for p, label in zip(self.photos, self.labels, strict=True) if label in set(landmarks)]
+        return LandmarkPhotos([p for p, _ in pairs], [label for _, label in pairs])
+
+
+def read(root: str | Path, on_unreadable: str = "refuse") -> LandmarkPhotos:
+    """All photos of `root/<landmark>/`; each landmark must have two or more that can be read."""
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"no folder of photos at {root}")
+    folders = [d for d in sorted(root.iterdir()) if d.is_dir() and not d.name.startswith(".")]
+    photos = {d.name: [Photo(str(path)) for path in found(d)] for d in folders}
+    if not any(photos.values()):
+        raise InputError(f"{root} holds no photos: expected <landmark>/<image> with {', '.join(SUFFIXES)}")
+    everything = [photo for group in photos.values() for photo in group]
+    skipped = set(unreadable(everything, on_unreadable))
+    kept = {name: [p for p in group if p.path not in skipped] for name, group in photos.items()}
+    few = [f"{root / name} ({len(group)})" for name, group in kept.items() if len(group) < 2]
+    if few:
+        raise InputError(f"every landmark needs at least two readable photos; too few in {', '.join(few[:5])}")
+    labels = [name for name, group in kept.items() for _ in group]
+    return LandmarkPhotos([p for group in kept.values() for p in group], labels, len(skipped))

@@ -1,0 +1,138 @@
+"""Photos: what is known of them from their headers, and how they become tensors."""
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from tqdm import tqdm
+
+from retrieval.config import InputError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
+ORIENTATION = 0x0112
+Size = tuple[int, int]  # width, height, as in Pillow
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo, or the part of it in `box` (left, top, right, bottom in pixels); `upright`: turned as EXIF says."""
+
+    path: str
+    box: tuple[float, float, float, float] | None = None
+    upright: bool = True
+
+
+class UnreadablePhoto(InputError):
+    """A file that cannot be decoded; the message names it."""
+
+    def __init__(self, path: str, why: object) -> None:
+        super().__init__(f"unreadable photo {path}: {why}")
+
+
+def full_size(photo: Photo) -> Size:
+    """Width and height of the whole photo, from the header alone."""
+    try:
+        with Image.open(photo.path) as image:
+            turned = photo.upright and image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+            return image.size[::-1] if turned else image.size
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        raise UnreadablePhoto(photo.path, error) from error
+
+
+def decode(photo: Photo) -> Image.Image:
+    """The photo in RGB, turned and cropped to its box."""
+    try:
+        with Image.open(photo.path) as image:
+            if image.mode[0] in "IF":
+                raise ValueError(f"its pixels are {image.mode}, accepted are 8-bit grey, colour, palette and CMYK")
+            rgb = (ImageOps.exif_transpose(image) if photo.upright else image).convert("RGB")
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        raise UnreadablePhoto(photo.path, error) from error
+    return rgb.crop(whole_pixels(photo.box)) if photo.box else rgb
+
+
+def whole_pixels(box: tuple[float, float, float, float]) -> tuple[int, int, int, int]:
+    """A box on whole pixels, as Pillow rounds it when it crops."""
+    left, top, right, bottom = (round(edge) for edge in box)
+    return left, top, right, bottom
+
+
+def target_size(photo: Photo, resolution: int, multiple: int = 1, square: bool = False) -> Size:
+    """Size at which a photo is described: longer side at most `resolution`, never enlarged, each side a multiple.
+
+    A box's longer side becomes resolution * max(box) / max(photo) (Radenovic et al., CVPR 2018: crop first).
+    """
+    if square:
+        return nearest(resolution, multiple), nearest(resolution, multiple)
+    whole = full_size(photo)
+    if photo.box is None:
+        return fit(whole, resolution, multiple)
+    left, top, right, bottom = whole_pixels(photo.box)
+    part = (right - left, bottom - top)
+    if min(part) < 1:
+        raise InputError(f"the box of {photo.path} must hold at least one pixel, got {photo.box}")
+    return fit(part, resolution * max(part) / max(whole), multiple)
+
+
+def fit(size: Size, longer: float, multiple: int = 1) -> Size:
+    """`size` shrunk until its longer side is at most `longer`, the other keeping the ratio best (as Pillow's thumbnail)."""
+    (wide, high), limit = size, max(1, int(longer))
+    aspect = wide / high
+    if max(size) > limit and wide > high:
+        wide, high = limit, min(_whole(limit / aspect), key=lambda side: abs(aspect - limit / side))
+    elif max(size) > limit:
+        wide, high = min(_whole(limit * aspect), key=lambda side: abs(aspect - side / limit)), limit
+    return nearest(wide, multiple), nearest(high, multiple)
+
+
+def _whole(side: float) -> tuple[int, int]:
+    return max(1, math.floor(side)), max(1, math.ceil(side))
+
+
+def nearest(side: int, multiple: int) -> int:
+    """The multiple nearest to a side, at least one."""
+    return max(multiple, round(side / multiple) * multiple)
+
+
+def to_tensor(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(3, H, W) float32, normalised."""
+    pixels = torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1) / 255
+    return (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+
+def found(root: Path) -> list[Path]:
+    """Image files directly in a folder, sorted by name; hidden files are left out."""
+    return sorted(p for p in root.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+
+
+def unreadable(photos: Sequence[Photo], on_unreadable: str) -> list[str]:
+    """Paths of the photos to be left out.
+
+    on_unreadable: 'refuse' reads every header and raises UnreadablePhoto at the first fault; 'skip' decodes every
+    photo, says on the terminal which cannot be, and returns those.
+    """
+    if on_unreadable not in ("refuse", "skip"):
+        raise InputError(f"on_unreadable must be 'refuse' or 'skip', got {on_unreadable!r}")
+    if on_unreadable == "refuse":
+        for photo in photos:
+            full_size(photo)
+        return []
+    with ThreadPoolExecutor() as pool:
+        faults = list(tqdm(pool.map(_fault, photos), "checking photos", len(photos), leave=False, disable=None))
+    for fault in filter(None, faults):
+        tqdm.write(f"skipped: {fault}")
+    return [photo.path for photo, fault in zip(photos, faults, strict=True) if fault]
+
+
+def _fault(photo: Photo) -> UnreadablePhoto | None:
+    try:
+        decode(photo)
+    except UnreadablePhoto as error:
+        return error
+    return None

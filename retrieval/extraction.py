@@ -1,0 +1,208 @@
+"""Images -> descriptors, at any resolution and at several scales."""
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from retrieval.config import InputError
+from retrieval.data import images
+from retrieval.data.batching import by_shape
+from retrieval.data.images import Photo, Size
+from retrieval.embedder import Embedder
+from retrieval.poolings import GeM
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Extract:
+    """How photos become descriptors (the `extract` config).
+
+    resolutions: longer sides in pixels. scales: factors inside each resolution, aggregated. aspect: 'native' or
+    'square' (each photo squeezed to resolution x resolution). dtype: of the network's computation.
+    """
+
+    resolutions: Sequence[int] = (224, 320, 448)
+    scales: Sequence[float] = (1.0,)
+    aspect: str = "native"
+    batch_size: int = 16
+    workers: int = 2
+    device: str = "auto"
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        for name, values in (("resolutions", self.resolutions), ("scales", self.scales)):
+            if not values or not all(isinstance(v, (int, float)) and v > 0 for v in values):
+                raise InputError(f"extract.{name} must be a list of positive numbers, got {values}")
+        if self.aspect not in ("native", "square"):
+            raise InputError(f"extract.aspect must be 'native' or 'square', got {self.aspect!r}")
+        if self.dtype not in DTYPES:
+            raise InputError(f"extract.dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        if self.batch_size < 1 or self.workers < 0:
+            raise InputError(
+                f"extract needs batch_size >= 1 and workers >= 0, got {self.batch_size} and {self.workers}"
+            )
+        device_of(self.device)
+
+
+def device_of(name: str) -> torch.device:
+    """The device asked for; 'auto' is the first GPU where there is one. An absent GPU is refused."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"no device '{name}': accepted are auto, cpu, cuda, cuda:0, ...") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device '{name}' was asked for, this machine has {torch.cuda.device_count()} GPUs")
+    return device
+
+
+def check(embedder: Embedder, resolutions: Sequence[int], scales: Sequence[float], aspect: str) -> None:
+    """Refuse, before anything is computed, sizes that the backbone cannot take."""
+    backbone = embedder.backbone
+    if backbone.fixed_size is None:
+        return
+    sides = {float(resolution * scale) for resolution in resolutions for scale in scales}
+    if aspect == "native" or sides != {float(backbone.fixed_size[0])}:
+        raise InputError(
+            f"backbone '{backbone.name}' takes one size only, {backbone.fixed_size[0]} x {backbone.fixed_size[1]}; "
+            f"asked for was aspect = {aspect}, resolutions = {list(resolutions)}, scales = {list(scales)}; "
+            f"accepted: extract.aspect=square extract.resolutions=[{backbone.fixed_size[0]}] extract.scales=[1.0]"
+        )
+
+
+class _Photos(Dataset[Tensor]):
+    def __init__(self, photos: Sequence[Photo], sizes: Sequence[Size], normalised: Callable[[Image.Image], Tensor]):
+        self.photos, self.sizes, self.normalised = photos, sizes, normalised
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, index: int) -> Tensor:
+        rgb, size = images.decode(self.photos[index]), self.sizes[index]
+        return self.normalised(rgb.resize(size, Image.Resampling.LANCZOS) if size != rgb.size else rgb)
+
+
+def describe(
+    embedder: Embedder,
+    paths: Sequence[str | Path | Photo],
+    resolution: int = 1024,
+    scales: Sequence[float] = (1.0,),
+    aspect: str = "native",
+    batch_size: int = 16,
+    workers: int = 0,
+    device: str = "auto",
+    dtype: str = "float32",
+    progress: bool = False,
+) -> NDArray[np.float32]:
+    """Descriptors (N, d), float32 unit rows in the order of `paths`.
+
+    Photos of equal shape share a batch, so nothing is padded or distorted. An unreadable photo raises
+    UnreadablePhoto; a descriptor that is not finite raises FloatingPointError; both name the photo.
+    """
+    check(embedder, [resolution], scales, aspect)
+    photos = [path if isinstance(path, Photo) else Photo(str(path)) for path in paths]
+    square = aspect == "square"
+    sizes = [images.target_size(photo, resolution, embedder.backbone.multiple, square) for photo in photos]
+    batches = by_shape(sizes, batch_size)
+    where = device_of(device)
+    loader = DataLoader(
+        _Photos(photos, sizes, embedder.normalised),
+        batch_sampler=batches,  # pyright: ignore[reportArgumentType]
+        num_workers=min(workers, len(batches)),
+        pin_memory=where.type == "cuda",
+    )
+    rows = np.empty((len(photos), embedder.dim), dtype=np.float32)
+    with tqdm(total=len(photos), desc=f"describing at {resolution}", disable=None if progress else True) as bar:
+        for indices, vectors in zip(batches, _vectors(embedder, loader, scales, where, DTYPES[dtype]), strict=True):
+            rows[indices] = vectors
+            bar.update(len(indices))
+    _finite(rows, photos)
+    return rows
+
+
+@torch.no_grad()
+def _vectors(
+    embedder: Embedder, loader: DataLoader[Tensor], scales: Sequence[float], device: torch.device, dtype: torch.dtype
+) -> Iterator[NDArray[np.float32]]:
+    training, home = embedder.training, next(embedder.parameters()).device
+    embedder.eval().to(device)
+    try:
+        for batch in loader:
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                vectors = multi_scale(embedder, batch.to(device, non_blocking=True), scales)
+            yield vectors.float().cpu().numpy()
+    finally:
+        embedder.train(training).to(home)
+
+
+def multi_scale(embedder: Embedder, batch: Tensor, scales: Sequence[float]) -> Tensor:
+    """(mean_s v_s^m)^(1/m), L2-normalised, v_s from the tensor resized bilinearly by s; each side kept a multiple.
+
+    m is the learned p for a plain GeM network at several scales, otherwise 1 (a projected descriptor has negative
+    values) (Radenovic et al., TPAMI 2019, section 4.3).
+    """
+    if len(scales) == 1 and scales[0] == 1:
+        return embedder(batch)
+    vectors = torch.stack([embedder(rescaled(batch, scale, embedder.backbone.multiple)) for scale in scales])
+    m = exponent(embedder) if len(scales) > 1 else 1.0
+    return F.normalize(vectors.clamp(min=0).pow(m).mean(0).pow(1 / m) if m != 1 else vectors.mean(0), dim=-1)
+
+
+def exponent(embedder: Embedder) -> float:
+    """p of a plain GeM network with one p, else 1."""
+    plain = isinstance(embedder.pooling, GeM) and isinstance(embedder.head, torch.nn.Identity)
+    return float(embedder.pooling.p) if plain and embedder.pooling.p.numel() == 1 else 1.0
+
+
+def rescaled(batch: Tensor, scale: float, multiple: int) -> Tensor:
+    """The normalised images resized bilinearly by a factor."""
+    if scale == 1:
+        return batch
+    if multiple == 1:
+        return F.interpolate(batch, scale_factor=scale, mode="bilinear", align_corners=False)
+    height, width = (images.nearest(round(side * scale), multiple) for side in batch.shape[-2:])
+    return F.interpolate(batch, size=(height, width), mode="bilinear", align_corners=False)
+
+
+def remembered(folder: Path, made_of: Sequence[object], compute: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
+    """What `compute` returns, kept in `folder` under a hash of all that it is made of, this package's code included."""
+    code = [path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py"))]
+    digest = hashlib.sha256(repr((made_of, torch.__version__, code)).encode()).hexdigest()[:32]
+    kept = folder / f"{digest}.npy"
+    if not kept.is_file():
+        rows = compute()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
+            np.save(file, rows)
+        Path(file.name).replace(kept)
+    return np.load(kept)
+
+
+def fingerprint(embedder: Embedder, photos: Sequence[Photo]) -> tuple[str, str]:
+    """Hashes of every weight and of every photo's path, size, time of change and box."""
+    weights, files = hashlib.sha256(repr(embedder).encode()), hashlib.sha256()
+    for name, tensor in embedder.state_dict().items():
+        weights.update(name.encode() + tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    for photo in photos:
+        stat = Path(photo.path).stat()
+        files.update(repr((Path(photo.path).resolve(), photo, stat.st_size, stat.st_mtime_ns)).encode())
+    return weights.hexdigest(), files.hexdigest()
+
+
+def _finite(rows: NDArray[np.float32], photos: Sequence[Photo]) -> None:
+    bad = [photo.path for photo, row in zip(photos, rows, strict=True) if not np.isfinite(row).all()]
+    if bad:
+        raise FloatingPointError(f"{len(bad)} descriptors are not finite, the first of {bad[0]}")
