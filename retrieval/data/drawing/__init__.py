@@ -1,0 +1,1 @@
+"""How the embedded landmarks are drawn: a building's plan, its facade, and photos of it."""
