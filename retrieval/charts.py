@@ -1,0 +1,184 @@
+"""Charts of a report: lines over steps or resolutions, and rankings as pictures; matplotlib, without a display.
+
+Text and grid are a grey that stays legible on white and on near-black, so a transparent chart suits both.
+"""
+
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageOps
+
+from retrieval.runs import History
+
+GREY = "#767676"
+COLOURS = ["#2a7fc1", "#d9601a", "#2c9a5b", "#a763c9", "#b58a12", "#d1477a", "#109aa8", "#8c6d5a"]
+MARKS = {"right": ("✓", "#2c9a5b"), "wrong": ("✗", "#d64545"), "junk": ("○", GREY)}
+STYLE: dict[Any, Any] = {
+    "text.color": GREY, "axes.labelcolor": GREY, "axes.edgecolor": GREY, "xtick.color": GREY, "ytick.color": GREY,
+    "grid.color": GREY, "grid.alpha": 0.25, "axes.grid": True, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.titlesize": 10, "font.size": 9, "svg.hashsalt": "report",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a chart; `low` and `high` bound a band round it, `faint` lines run inside the band."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+    faint: Sequence[Sequence[float]] = field(default_factory=list)
+    untrained: bool = False  # drawn dashed, in the colour of the trained line of the same label
+
+    def draw(self, axes: Axes, colour: str) -> None:
+        name = f"{self.label}, untrained" if self.untrained else self.label
+        # A lone point has no line to show it, and a few points deserve to be seen as points.
+        marker = "o" if len(self.x) <= 8 else ""
+        style = "--" if self.untrained else "-"
+        axes.plot(self.x, self.y, style, color=colour, label=name, marker=marker, markersize=3.5, linewidth=1.6)
+        if len(self.low):
+            axes.fill_between(self.x, self.low, self.high, color=colour, alpha=0.14, linewidth=0)
+        for values in self.faint:
+            axes.plot(self.x, values, color=colour, alpha=0.4, linewidth=0.6)
+
+
+def lines(panels: Mapping[str, Sequence[Curve]], x: str, y: str, ticks: Iterable[float] = ()) -> str:
+    """SVG of one panel per title, at most three abreast; a label has one colour throughout."""
+    labels = list(dict.fromkeys(curve.label for curves in panels.values() for curve in curves))
+    colours = dict(zip(labels, _colours(len(labels)), strict=True))
+    across = min(3, len(panels))
+    down = math.ceil(len(panels) / across)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(1.2 + 3.4 * max(across, 1.7), 0.5 + 2.5 * down), layout="constrained")
+        grid = figure.subplots(down, across, squeeze=False).ravel()
+        for axes, (title, curves) in zip(grid, panels.items(), strict=False):
+            axes.set(title=fill(title, 38), xlabel=x, ylabel=y)
+            if ticks:
+                axes.set_xticks(list(ticks))
+            for curve in curves:
+                curve.draw(axes, colours[curve.label])
+        for axes in grid[len(panels) :]:
+            axes.remove()
+        _legend(figure)
+        return _save(figure, "svg").decode()
+
+
+def p_panels(runs: Iterable[tuple[str, int, History]]) -> dict[str, list[Curve]]:
+    """GeM's p over training steps: a panel per model, a line per seed; runs that logged no p are left out."""
+    panels: dict[str, list[Curve]] = {}
+    for model, seed, history in runs:
+        if curve := _p_curve(f"seed {seed}", history):
+            panels.setdefault(model, []).append(curve)
+    return panels
+
+
+def training_panels(runs: Iterable[tuple[str, int, History]]) -> dict[str, list[Curve]]:
+    """Losses and validation mAP over training steps: a panel per quantity, a line per run."""
+    panels: dict[str, list[Curve]] = {}
+    for model, _, history in runs:
+        for column, values in history.items():
+            if "loss" in column or (column.startswith("validation") and "mAP" in column):
+                panels.setdefault(column, []).append(Curve(model, list(values), list(values.values())))
+    return dict(sorted(panels.items()))
+
+
+def ranking(entries: Sequence[Mapping[str, Any]]) -> bytes:
+    """PNG of one query and, a line per entry, the photos that it ranks first.
+
+    `entries` are items of `rankings.json` for the same query, each with the `label` of its model.
+    """
+    across = 1 + max(len(entry["top"]) for entry in entries)
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(1.25 * across, 0.3 + 1.35 * len(entries)), layout="constrained")
+        grid = figure.subplots(len(entries), across, squeeze=False)
+        for row, entry in zip(grid, entries, strict=True):
+            for axes in row:
+                axes.set_axis_off()
+            _ranking_line(row, entry, first=entry is entries[0])
+        return _save(figure, "png")
+
+
+@lru_cache(maxsize=512)
+def thumbnail(path: str, box: tuple[float, ...] | None = None) -> Image.Image | None:
+    """The photo upright, at most 214 x 120 pixels, its box (x1, y1, x2, y2 in photo pixels) drawn.
+
+    None where the photo is gone or cannot be read.
+    """
+    try:
+        with Image.open(Path(path)) as photo:
+            upright = ImageOps.exif_transpose(photo).convert("RGB")
+    except (OSError, ValueError):
+        return None
+    scale = min(214 / upright.width, 120 / upright.height, 1.0)
+    small = upright.resize((max(1, round(upright.width * scale)), max(1, round(upright.height * scale))))
+    if box:
+        corners = [min(max(value * scale, 0), side - 1) for value, side in zip(box, small.size * 2, strict=True)]
+        ImageDraw.Draw(small).rectangle(corners, outline="#ffb000", width=3)
+    return small
+
+
+def _p_curve(label: str, history: History) -> Curve | None:
+    if "p" in history:
+        return Curve(label, list(history["p"]), list(history["p"].values()))
+    columns = [name for name in ("p/mean", "p/min", "p/max", *(f"p/d{i}" for i in range(1, 10))) if name in history]
+    if columns[:3] != ["p/mean", "p/min", "p/max"]:
+        return None
+    steps = sorted(set.intersection(*(set(history[name]) for name in columns)))
+    mean, low, high, *deciles = [[history[name][step] for step in steps] for name in columns]
+    return Curve(label, steps, mean, low, high, deciles)
+
+
+def _colours(count: int) -> list[str]:
+    if count <= len(COLOURS):
+        return COLOURS[:count]
+    return [to_hex(matplotlib.colormaps["turbo"](0.08 + 0.84 * i / (count - 1))) for i in range(count)]
+
+
+def _legend(figure: Figure) -> None:
+    handles = {str(line.get_label()): line for axes in figure.axes for line in axes.get_legend_handles_labels()[0]}
+    width = 0.7 + 0.07 * max(map(len, handles))  # inches that an entry needs
+    rows = math.ceil(len(handles) / max(1, figure.get_figwidth() // width))
+    columns = math.ceil(len(handles) / rows)
+    figure.set_figheight(figure.get_figheight() + 0.19 * rows)
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns, frameon=False)
+
+
+def _ranking_line(row: Sequence[Axes], entry: Mapping[str, Any], first: bool) -> None:
+    row[0].set_title(f"{entry['label']}\nAP {100 * entry['ap']:.1f}", fontsize=8, loc="left")
+    if first:
+        box = entry["query"].get("box")
+        _photo(row[0], thumbnail(entry["query"]["path"], tuple(box) if box else None), "query", GREY)
+    for axes, item in zip(row[1:], entry["top"], strict=False):
+        mark, colour = MARKS[item["mark"]]
+        _photo(axes, thumbnail(item["path"]), f"{mark} {item['score']:.2f}", colour)
+
+
+def _photo(axes: Axes, photo: Image.Image | None, caption: str, colour: str) -> None:
+    axes.set_axis_on()
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set(visible=True, color=colour, linewidth=2)
+    axes.set_xlabel(caption, color=colour, fontsize=8)
+    if photo:
+        axes.imshow(photo)
+    else:
+        axes.text(0.5, 0.5, "photo\nmissing", ha="center", va="center", fontsize=7, transform=axes.transAxes)
+
+
+def _save(figure: Figure, form: str) -> bytes:
+    buffer = io.BytesIO()
+    # No date in the file: the same runs give the same bytes.
+    figure.savefig(buffer, format=form, transparent=True, dpi=110, metadata={"Date": None} if form == "svg" else None)
+    return buffer.getvalue()
