@@ -37,7 +37,8 @@ class PoolingExponent(pl.Callback):
             return
         for name, value in summary(p).items():
             pl_module.log(name, value, prog_bar=name in ("p", "p/mean"), batch_size=1)
-        if p.numel() > 1 and trainer.global_step % trainer.log_every_n_steps == 0:
+        every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        if p.numel() > 1 and trainer.global_step % every == 0:
             histogram(trainer, p)
 
 
@@ -89,4 +90,6 @@ def histogram(trainer: pl.Trainer, p: Tensor) -> None:
         if isinstance(logger, loggers.WandbLogger):
             import wandb
 
-            logger.experiment.log({"p/histogram": wandb.Histogram(p.tolist()), "trainer/global_step": trainer.global_step})
+            logger.experiment.log(
+                {"p/histogram": wandb.Histogram(p.tolist()), "trainer/global_step": trainer.global_step}
+            )

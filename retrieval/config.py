@@ -49,8 +49,7 @@ def build(cfg: Mapping[str, Any] | DictConfig, **runtime: Any) -> Any:
     take is refused with the accepted ones. `runtime` offers what only the program knows (`dim=2048`); the class
     gets those that it has arguments for.
     """
-    plain = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else dict(cfg)
-    assert isinstance(plain, dict)
+    plain: Any = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else dict(cfg)
     target = _target(plain)
     accepted = arguments(target)
     for key in plain:

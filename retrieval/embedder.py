@@ -17,17 +17,20 @@ from retrieval.config import InputError, build, load_yaml
 from retrieval.data import images
 from retrieval.features import Features
 
-PARTS = {"backbone": ("retrieval.backbones.",), "pooling": ("retrieval.poolings.",)}
-PARTS["head"] = ("retrieval.heads.", "torch.nn.Identity")
+PARTS: dict[str, tuple[str, ...]] = {
+    "backbone": ("retrieval.backbones.",),
+    "pooling": ("retrieval.poolings.",),
+    "head": ("retrieval.heads.", "torch.nn.Identity"),
+}
 
 
 class Embedder(nn.Module):
     """Images -> descriptors. `dim` is the descriptor's length; rows are items."""
 
-    def __init__(self, backbone: TimmBackbone, pooling: nn.Module, head: nn.Module) -> None:
+    def __init__(self, backbone: TimmBackbone, pooling: Any, head: nn.Module) -> None:
         super().__init__()
         self.backbone, self.pooling, self.head = backbone, pooling, head
-        self.dim: int = getattr(head, "out_features", pooling.out_dim)  # pyright: ignore[reportArgumentType]
+        self.dim: int = head.out_features if isinstance(head, nn.Linear) else pooling.out_dim
 
     def forward(self, pixels: Tensor) -> Tensor:
         """pixels (B, 3, H, W), normalised -> (B, d) unit vectors, float32."""
@@ -43,7 +46,7 @@ class Embedder(nn.Module):
         """(3, H, W), normalised: longer side at most `resolution`, never enlarged, sides as the backbone needs them."""
         rgb = image.convert("RGB")
         size = self.backbone.fixed_size
-        target = images.fit(rgb.size, resolution, self.backbone.multiple) if size is None else size[::-1]
+        target = images.fit(rgb.size, resolution, self.backbone.multiple) if size is None else (size[1], size[0])
         return self.normalised(rgb.resize(target, Image.Resampling.LANCZOS) if target != rgb.size else rgb)
 
     def normalised(self, rgb: Image.Image) -> Tensor:

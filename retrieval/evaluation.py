@@ -22,6 +22,7 @@ from retrieval.embedder import Embedder
 from retrieval.extraction import Extract
 
 Row = dict[str, Any]
+NOT_TRAINED = "nothing: not trained"
 SHOWN, TOP = 8, 10  # queries kept for pictures, and how many photos of each ranking
 
 
@@ -89,11 +90,12 @@ def from_config(cfg: DictConfig, overridden: set[str]) -> list[Row]:
     if cfg.run:
         model, output_dir = embedder.load(cfg.run), Path(cfg.run)
         described = load_yaml(output_dir / "config.yaml")
-        about = subject(described, False, described.get("selected_by", "unknown"))
+        selected_by = described.get("selected_by")
+        about = subject(described, selected_by is None, selected_by or NOT_TRAINED)
     else:
         torch.manual_seed(cfg.seed)
         model, output_dir = embedder.from_config(cfg), Path(cfg.output_dir)
-        about = subject(cfg, True, "nothing: not trained")
+        about = subject(cfg, True, NOT_TRAINED)
     extraction.check(model, extract.resolutions, extract.scales, extract.aspect)
     benchmarks = {name: build(one) for name, one in cfg.benchmark.items()}
     if not cfg.run:
@@ -168,10 +170,13 @@ def row(
     sizes = {"queries": len(benchmark.queries), "images": len(benchmark.gallery), "skipped": benchmark.skipped}
     how = {"resolution": resolution, "scales": list(extract.scales), "aspect": extract.aspect, "dtype": extract.dtype}
     how |= {"multiple": model.backbone.multiple, "device": extraction.device_of(extract.device).type}
-    model = {"p": p_of(model.pooling), "dim": model.dim, "parameters": parameters(model)}
+    network = {"p": p_of(model.pooling), "dim": model.dim, "parameters": parameters(model)}
     judged = {"whitening": None, "rerank": None, "crop": getattr(benchmark, "crop", False), "metrics": dict(values)}
-    cost = {"seconds": round(seconds, 2), "versions": {n: version(n) for n in ("torch", "timm", "lightning", "numpy", "pillow")}}
-    return {"benchmark": name, **asdict(subject), **how, **sizes, **model, **judged, **cost}
+    cost = {
+        "seconds": round(seconds, 2),
+        "versions": {n: version(n) for n in ("torch", "timm", "lightning", "numpy", "pillow")},
+    }
+    return {"benchmark": name, **asdict(subject), **how, **sizes, **network, **judged, **cost}
 
 
 def p_of(pooling: nn.Module) -> float | dict[str, float] | None:

@@ -84,7 +84,9 @@ def check(embedder: Embedder, resolutions: Sequence[int], scales: Sequence[float
 
 
 class _Photos(Dataset[Tensor]):
-    def __init__(self, photos: Sequence[Photo], sizes: Sequence[Size], normalised: Callable[[Image.Image], Tensor]):
+    def __init__(
+        self, photos: Sequence[Photo], sizes: Sequence[Size], normalised: Callable[[Image.Image], Tensor]
+    ) -> None:
         self.photos, self.sizes, self.normalised = photos, sizes, normalised
 
     def __len__(self) -> int:
@@ -163,8 +165,10 @@ def multi_scale(embedder: Embedder, batch: Tensor, scales: Sequence[float]) -> T
 
 def exponent(embedder: Embedder) -> float:
     """p of a plain GeM network with one p, else 1."""
-    plain = isinstance(embedder.pooling, GeM) and isinstance(embedder.head, torch.nn.Identity)
-    return float(embedder.pooling.p) if plain and embedder.pooling.p.numel() == 1 else 1.0
+    pooling = embedder.pooling
+    if isinstance(pooling, GeM) and pooling.p.numel() == 1 and isinstance(embedder.head, torch.nn.Identity):
+        return pooling.p.item()
+    return 1.0
 
 
 def rescaled(batch: Tensor, scale: float, multiple: int) -> Tensor:
@@ -177,7 +181,9 @@ def rescaled(batch: Tensor, scale: float, multiple: int) -> Tensor:
     return F.interpolate(batch, size=(height, width), mode="bilinear", align_corners=False)
 
 
-def remembered(folder: Path, made_of: Sequence[object], compute: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
+def remembered(
+    folder: Path, made_of: Sequence[object], compute: Callable[[], NDArray[np.float32]]
+) -> NDArray[np.float32]:
     """What `compute` returns, kept in `folder` under a hash of all that it is made of, this package's code included."""
     code = [path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py"))]
     digest = hashlib.sha256(repr((made_of, torch.__version__, code)).encode()).hexdigest()[:32]

@@ -42,7 +42,7 @@ def ranks_of(scores: ArrayLike, images: ArrayLike) -> Indices:
 
 def _tied_before(scores: NDArray, images: Indices) -> Indices:
     tied = np.flatnonzero(np.isin(scores, scores[images]))
-    if len(tied) == len(images):
+    if len(np.unique(scores[images])) == len(tied):
         return np.zeros(len(images), dtype=np.int64)
     return np.array([np.count_nonzero(scores[tied[tied < i]] == scores[i]) for i in images], dtype=np.int64)
 

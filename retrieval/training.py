@@ -1,6 +1,8 @@
 """The LightningModule, its parameter groups, and fit()."""
 
+import logging
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,6 @@ from retrieval.data.module import FolderData
 from retrieval.embedder import Embedder
 from retrieval.evaluation import Row, plain, subject
 from retrieval.extraction import Extract
-
-NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
 class NotFinite(InputError):
@@ -62,16 +62,8 @@ class Retrieval(pl.LightningModule):
         super().__init__()
         self.embedder, self.loss = embedder, loss
         self.optimizer, self.schedule, self.multipliers = optimizer, schedule, multipliers
-        self.freeze_batchnorm = freeze_batchnorm
-
-    def train(self, mode: bool = True) -> "Retrieval":
-        """BatchNorm keeps its statistics when frozen: small batches of few landmarks would spoil them."""
-        super().train(mode)
-        if self.freeze_batchnorm:
-            for module in self.embedder.backbone.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
-        return self
+        embedder.backbone.frozen_statistics = bool(freeze_batchnorm)
+        self.train()
 
     def training_step(self, batch: tuple[Tensor, Tensor, Sequence[str]], index: int) -> Tensor:
         images, labels, paths = batch
@@ -107,7 +99,9 @@ def parameter_groups(
             if members:
                 decay = {} if decayed else {"weight_decay": 0.0}
                 rate = float(optimizer["lr"]) * float(multipliers[part])
-                groups.append({"name": f"{part}{'' if decayed else ' undecayed'}", "params": members, "lr": rate, **decay})
+                groups.append(
+                    {"name": f"{part}{'' if decayed else ' undecayed'}", "params": members, "lr": rate, **decay}
+                )
     return groups
 
 
@@ -124,6 +118,7 @@ def fit(cfg: DictConfig) -> list[Row]:
     Everything that can be refused is refused before the first image is described.
     """
     output_dir = Path(cfg.output_dir)
+    quieted()
     refuse_used(output_dir)
     refuse_absent_gpu(cfg.trainer.accelerator)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -135,14 +130,16 @@ def fit(cfg: DictConfig) -> list[Row]:
     extraction.check(embedder, extract.resolutions, extract.scales, extract.aspect)
     benchmarks = {name: build(one) for name, one in (cfg.get("benchmark") or {}).items()}
     loss = losses.from_config(cfg.loss, data.num_classes, embedder.dim)
-    module = Retrieval(embedder, loss, plain(cfg.optimizer), plain(cfg.schedule), plain(cfg.lr_multipliers), cfg.freeze_batchnorm)
+    module = Retrieval(
+        embedder, loss, plain(cfg.optimizer), plain(cfg.schedule), plain(cfg.lr_multipliers), cfg.freeze_batchnorm
+    )
     trainer = trainer_of(cfg, data, extract, output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, output_dir / "config.yaml", resolve=True)
 
     rows: list[Row] = []
     if cfg.evaluate_untrained:
-        before = subject(cfg, untrained=True, selected_by="nothing: not trained")
+        before = subject(cfg, untrained=True, selected_by=evaluation.NOT_TRAINED)
         cache = Path(cfg.cache) / "descriptors"
         rows += evaluation.run(embedder, benchmarks, extract, before, output_dir, cache)
     trainer.fit(module, data)
@@ -154,6 +151,14 @@ def fit(cfg: DictConfig) -> list[Row]:
     return rows
 
 
+def quieted() -> None:
+    """Silence what is no news: our output folder is not empty, and Lightning's tips."""
+    warnings.filterwarnings("ignore", "Experiment logs directory")
+    warnings.filterwarnings("ignore", ".*(LeafSpec|treespec).*")
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+
+
 def trainer_of(cfg: DictConfig, data: FolderData, extract: Extract, output_dir: Path) -> pl.Trainer:
     """The Lightning Trainer with the loggers and callbacks of the config."""
     loggers = [build(one) for one in (cfg.get("logger") or {}).values()]
@@ -163,7 +168,9 @@ def trainer_of(cfg: DictConfig, data: FolderData, extract: Extract, output_dir: 
         callbacks.insert(0, HeldOut(SameLandmark(data.validation), extract, data.resolution))
         kept = {"monitor": "validation/mAP", "mode": "max"}
     elif any(isinstance(callback, EarlyStopping) for callback in callbacks):
-        raise InputError("early stopping looks at held-out landmarks: give data.validation, for example data.validation=3")
+        raise InputError(
+            "early stopping looks at held-out landmarks: give data.validation, for example data.validation=3"
+        )
     callbacks.append(
         ModelCheckpoint(output_dir / "checkpoints", save_weights_only=True, save_on_train_epoch_end=True, **kept)
     )
@@ -191,4 +198,6 @@ def refuse_used(output_dir: Path) -> None:
 def refuse_absent_gpu(accelerator: str) -> None:
     """A GPU that was asked for and is not there is refused."""
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise InputError(f"trainer.accelerator={accelerator} was asked for, this machine has no GPU; accepted: auto, cpu")
+        raise InputError(
+            f"trainer.accelerator={accelerator} was asked for, this machine has no GPU; accepted: auto, cpu"
+        )

@@ -40,7 +40,8 @@ def full_size(photo: Photo) -> Size:
     try:
         with Image.open(photo.path) as image:
             turned = photo.upright and image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
-            return image.size[::-1] if turned else image.size
+            width, height = image.size
+            return (height, width) if turned else (width, height)
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise UnreadablePhoto(photo.path, error) from error
 
@@ -81,7 +82,7 @@ def target_size(photo: Photo, resolution: int, multiple: int = 1, square: bool =
 
 
 def fit(size: Size, longer: float, multiple: int = 1) -> Size:
-    """`size` shrunk until its longer side is at most `longer`, the other keeping the ratio best (as Pillow's thumbnail)."""
+    """`size` shrunk until its longer side is at most `longer`, rounded as Pillow's thumbnail does."""
     (wide, high), limit = size, max(1, int(longer))
     aspect = wide / high
     if max(size) > limit and wide > high:

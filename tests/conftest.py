@@ -1,0 +1,48 @@
+"""Tiny real objects: photos on disk, timm's smallest models."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+os.environ["WANDB_MODE"] = "offline"
+torch.set_num_threads(1)
+
+SHARED = Path(__file__).parent.parent.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real photos, ground truth and weights, where they lie beside the project."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the real data that may lie at {SHARED}")
+    return SHARED
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four landmarks, five JPEGs each, of several shapes: noise that is smooth and alike within a landmark."""
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    shapes = [(96, 64), (64, 96), (80, 80), (96, 64), (64, 48)]
+    for landmark in ("arch", "bridge", "castle", "dome"):
+        (root / landmark).mkdir()
+        pattern = rng.uniform(0, 255, (6, 6, 3))
+        for i, size in enumerate(shapes):
+            pixels = np.clip(pattern + rng.normal(0, 25, pattern.shape), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(root / landmark / f"{i}.jpg")
+    return root
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the embedded landmarks of the tests are drawn."""
+    return tmp_path_factory.mktemp("cache")

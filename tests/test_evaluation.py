@@ -1,0 +1,101 @@
+"""The one path by which anything is evaluated."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retrieval import config, evaluation
+from retrieval.benchmarks.folder import Folder
+from retrieval.benchmarks.revisited import Landmarks, Revisited, checked
+from retrieval.config import InputError, load_yaml
+
+TRUTH = {"imlist": ["arch/0.jpg", "arch/1.jpg", "dome/0.jpg"], "qimlist": ["arch/2.jpg"]}
+LABELS = {"bbx": [4.6, 2.2, 60.1, 61.0], "easy": [0], "hard": [1], "junk": []}
+
+
+def off_the_shelf(photos: Path, out: Path, *words: str) -> list[evaluation.Row]:
+    given = f"backbone=timm backbone.name=test_resnet benchmark=folder benchmark.folder.root={photos}".split()
+    cfg = config.compose("eval", [*given, "extract.workers=0", *words], out)
+    return evaluation.from_config(cfg, set())
+
+
+def test_off_the_shelf_rows_are_marked_untrained_one_a_resolution(photos: Path, tmp_path: Path) -> None:
+    rows = off_the_shelf(photos, tmp_path, "extract.resolutions=[48,96]", "pooling=gap")
+    assert [row["resolution"] for row in rows] == [48, 96] and all(row["untrained"] for row in rows)
+    assert json.loads((tmp_path / "results.json").read_text()) == rows
+
+
+def test_a_run_is_judged_in_its_own_folder_and_rows_are_appended(photos: Path, tmp_path: Path) -> None:
+    first = off_the_shelf(photos, tmp_path / "model", "extract.resolutions=[48]")
+    words = [f"run={tmp_path / 'model'}", "benchmark=folder", f"benchmark.folder.root={photos}"]
+    again = evaluation.from_config(
+        config.compose("eval", [*words, "extract.resolutions=[48]"], tmp_path / "new"), set()
+    )
+    assert again[0]["metrics"] == pytest.approx(first[0]["metrics"])
+    assert len(json.loads((tmp_path / "model" / "results.json").read_text())) == 2
+
+
+def test_a_model_that_was_never_trained_stays_untrained_as_a_run(photos: Path, tmp_path: Path) -> None:
+    off_the_shelf(photos, tmp_path / "model", "extract.resolutions=[48]")
+    words = [f"run={tmp_path / 'model'}", "benchmark=folder", f"benchmark.folder.root={photos}"]
+    again = evaluation.from_config(
+        config.compose("eval", [*words, "extract.resolutions=[48]"], tmp_path / "new"), set()
+    )
+    assert again[0]["untrained"]
+
+
+def test_a_model_given_beside_a_run_is_refused(photos: Path, tmp_path: Path) -> None:
+    cfg = config.compose("eval", [f"run={tmp_path}", "benchmark=folder", f"benchmark.folder.root={photos}"], tmp_path)
+    with pytest.raises(InputError, match="already has its own pooling"):
+        evaluation.from_config(cfg, {"pooling", "benchmark"})
+
+
+def test_every_photo_of_a_folder_finds_the_others_of_its_landmark(photos: Path) -> None:
+    benchmark = Folder(str(photos))
+    labels = np.repeat(np.arange(4), 5)
+    assert benchmark.judge((labels[:, None] == labels).astype(float)) == {"mAP": 1, "mP@1": 1, "mP@5": 1, "mP@10": 1}
+
+
+def test_a_photo_does_not_find_itself(photos: Path) -> None:
+    scores = np.eye(20) + 0.1 * (np.repeat(np.arange(4), 5)[:, None] != np.repeat(np.arange(4), 5))
+    assert Folder(str(photos)).judge(scores)["mP@1"] == 0
+
+
+def test_rankings_leave_the_query_out_and_mark_what_was_found(photos: Path, tmp_path: Path) -> None:
+    off_the_shelf(photos, tmp_path, "extract.resolutions=[48]")
+    for entry in json.loads((tmp_path / "rankings.json").read_text()):
+        found = [one["path"] for one in entry["top"]]
+        assert len(found) == 10 and entry["query"]["path"] not in found
+        landmark = Path(entry["query"]["path"]).parent
+        assert [one["mark"] == "right" for one in entry["top"]] == [Path(path).parent == landmark for path in found]
+
+
+def test_queries_in_the_revisited_form_are_cropped_unless_told_otherwise(photos: Path) -> None:
+    truth = {**TRUTH, "gnd": [LABELS]}
+    assert Revisited(photos, truth).queries[0].box == (4.6, 2.2, 60.1, 61.0)
+    assert Revisited(photos, truth, crop=False).queries[0].box is None
+
+
+@pytest.mark.parametrize(
+    ("truth", "said"),
+    [
+        (TRUTH, "needs imlist, qimlist and gnd"),
+        ({**TRUTH, "gnd": []}, "0 entries for 1 queries"),
+        ({**TRUTH, "gnd": [{**LABELS, "junk": [3]}]}, "3 is outside imlist"),
+        ({**TRUTH, "gnd": [{**LABELS, "junk": [0]}]}, "an image has two labels"),
+    ],
+)
+def test_a_ground_truth_that_does_not_fit_is_refused(truth: dict, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        checked(truth)
+
+
+def test_the_embedded_landmarks_are_a_revisited_benchmark(cache: Path) -> None:
+    described = load_yaml(config.CONFIGS / "benchmark" / "landmarks.yaml")
+    benchmark = Landmarks(str(cache / "landmarks"), seed=described.seed)
+    perfect = np.zeros((len(benchmark.queries), len(benchmark.gallery)))
+    for row, relevant in zip(perfect, benchmark.relevant, strict=True):
+        row[relevant] = 1
+    assert benchmark.judge(perfect)["medium/mAP"] == 1

@@ -1,0 +1,138 @@
+"""Descriptors: exact whatever the batch, in the order given, at several scales."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_embedder import POOLINGS, described
+
+from retrieval import embedder, extraction
+from retrieval.config import InputError
+from retrieval.data.images import Photo, UnreadablePhoto
+from retrieval.embedder import Embedder
+from retrieval.extraction import Extract, describe
+
+
+@pytest.fixture(scope="module")
+def paths(photos: Path) -> list[Path]:
+    return sorted(photos.rglob("*.jpg"))
+
+
+def model(pooling: str = "gem", backbone: str = "test_resnet", head: str = "none") -> Embedder:
+    torch.manual_seed(0)
+    return embedder.from_config(described(pooling, backbone, head)).eval()
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit"])
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_batched_descriptors_are_those_of_each_photo_alone(paths: list[Path], pooling: str, backbone: str) -> None:
+    network = model(pooling, backbone)
+    batched = describe(network, paths, 80, batch_size=16)
+    with torch.no_grad():
+        alone = torch.cat([network(network.preprocess(Image.open(path), 80)[None]) for path in paths])
+    assert np.allclose(batched, alone.numpy(), atol=1e-5)
+
+
+def test_rows_come_in_the_order_given(paths: list[Path]) -> None:
+    network, order = model(), np.random.default_rng(0).permutation(len(paths))
+    forward, shuffled = describe(network, paths, 64), describe(network, [paths[i] for i in order], 64)
+    assert np.allclose(forward[order], shuffled, atol=1e-6)
+
+
+def test_worker_processes_change_nothing(paths: list[Path]) -> None:
+    network = model()
+    assert np.array_equal(describe(network, paths, 64, workers=0), describe(network, paths, 64, workers=2))
+
+
+def test_rows_are_float32_unit_vectors(paths: list[Path]) -> None:
+    rows = describe(model(), paths, 64, scales=(1.0, 2**-0.5))
+    assert rows.dtype == np.float32 and np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+
+
+def test_a_box_is_described_as_its_crop(paths: list[Path], tmp_path: Path) -> None:
+    box = (10.0, 8.0, 58.0, 56.0)
+    with Image.open(paths[0]) as image:
+        image.crop((10, 8, 58, 56)).save(tmp_path / "crop.png")
+    boxed = describe(model(), [Photo(str(paths[0]), box)], resolution=96)  # 96 * 48 / 96: not enlarged
+    assert np.allclose(boxed, describe(model(), [tmp_path / "crop.png"], resolution=96), atol=1e-6)
+
+
+def test_scales_are_joined_with_the_learned_p_of_a_plain_gem_network() -> None:
+    network, images = model(), torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        network.pooling.p.fill_(2.0)
+        parts = torch.stack([network(images), network(extraction.rescaled(images, 0.5, 1))])
+        expected = torch.nn.functional.normalize((parts**2).mean(0).sqrt(), dim=-1)
+        assert torch.allclose(extraction.multi_scale(network, images, [1.0, 0.5]), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("pooling", "head"), [("gem", "linear"), ("gap", "none")])
+def test_other_networks_join_scales_by_the_mean(pooling: str, head: str) -> None:
+    assert extraction.exponent(model(pooling, head=head)) == 1.0
+
+
+def test_a_vits_scaled_sides_stay_multiples_of_its_patch() -> None:
+    assert extraction.rescaled(torch.rand(1, 3, 64, 96), 0.6, multiple=16).shape[-2:] == (32, 64)
+
+
+def test_the_path_of_an_unreadable_photo_is_named(paths: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "cut.jpg").write_bytes(paths[0].read_bytes()[:600])
+    with pytest.raises(UnreadablePhoto, match=r"cut\.jpg"):
+        describe(model(), [*paths[:2], tmp_path / "cut.jpg"], 64)
+
+
+def test_descriptors_that_are_not_finite_are_refused_by_path(paths: list[Path]) -> None:
+    network = model("gap")
+    with torch.no_grad():
+        next(network.parameters()).fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match=r"2 descriptors are not finite, the first of .*\.jpg"):
+        describe(network, paths[:2], 64)
+
+
+def test_a_backbone_of_one_size_is_refused_by_name_at_native_ratio(paths: list[Path]) -> None:
+    with pytest.raises(InputError, match=r"'swin_tiny_patch4_window7_224' takes one size only, 224 x 224"):
+        describe(model(backbone="swin_tiny_patch4_window7_224"), paths[:1], 224)
+
+
+def test_a_backbone_of_one_size_describes_squares(paths: list[Path]) -> None:
+    assert describe(model(backbone="swin_tiny_patch4_window7_224"), paths[:1], 224, aspect="square").shape == (1, 768)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"resolutions": []}, r"extract\.resolutions must be a list of positive numbers"),
+        ({"scales": [1, -1]}, r"extract\.scales must be a list of positive numbers"),
+        ({"aspect": "wide"}, "'native' or 'square', got 'wide'"),
+        ({"dtype": "int8"}, "one of float32, bfloat16, float16, got 'int8'"),
+        ({"batch_size": 0}, "batch_size >= 1"),
+        ({"device": "abacus"}, "no device 'abacus'"),
+        ({"device": "cuda:63"}, "this machine has"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(options: dict, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        Extract(**options)
+
+
+def test_what_was_kept_is_found_again_until_something_changes(tmp_path: Path) -> None:
+    made = []
+
+    def compute() -> np.ndarray:
+        made.append(1)
+        return np.ones((2, 3), dtype=np.float32)
+
+    for key in (["a"], ["a"], ["b"]):
+        assert extraction.remembered(tmp_path, key, compute).shape == (2, 3)
+    assert len(made) == 2
+
+
+def test_another_weight_or_another_photo_is_another_fingerprint(paths: list[Path]) -> None:
+    network, photos = model(), [Photo(str(path)) for path in paths]
+    before = extraction.fingerprint(network, photos)
+    with torch.no_grad():
+        network.pooling.p += 1e-3
+    after = extraction.fingerprint(network, photos[1:])
+    assert before[0] != after[0] and before[1] != after[1]

@@ -1,0 +1,85 @@
+"""Photos: sizes from headers, crops, EXIF, what cannot be read."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from retrieval.config import InputError
+from retrieval.data.images import ORIENTATION, Photo, UnreadablePhoto, decode, fit, full_size, target_size, unreadable
+
+sides = st.integers(1, 3000)
+
+
+def saved(path: Path, width: int, height: int, orientation: int = 1) -> Photo:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    Image.new("RGB", (width, height), "red").save(path, exif=exif)
+    return Photo(str(path))
+
+
+@given(sides, sides, st.integers(1, 2000))
+def test_fitted_sizes_are_those_of_pillows_thumbnail(width: int, height: int, resolution: int) -> None:
+    image = Image.new("1", (width, height))
+    image.thumbnail((resolution, resolution))
+    assert fit((width, height), resolution) == image.size
+
+
+@given(sides, sides, st.integers(14, 2000), st.sampled_from([14, 16, 32]))
+def test_sides_are_multiples(width: int, height: int, resolution: int, multiple: int) -> None:
+    assert all(side % multiple == 0 and side > 0 for side in fit((width, height), resolution, multiple))
+
+
+def test_the_size_of_a_turned_photo_is_known_from_its_header(tmp_path: Path) -> None:
+    photo = saved(tmp_path / "turned.jpg", 60, 40, orientation=6)
+    assert full_size(photo) == decode(photo).size == (40, 60)
+
+
+def test_a_photo_is_left_as_stored_where_the_benchmark_says_so(tmp_path: Path) -> None:
+    photo = Photo(saved(tmp_path / "turned.jpg", 60, 40, orientation=6).path, upright=False)
+    assert full_size(photo) == decode(photo).size == (60, 40)
+
+
+def test_a_box_is_cropped_first_and_shrunk_in_proportion(tmp_path: Path) -> None:
+    path = saved(tmp_path / "query.jpg", 400, 200).path
+    assert target_size(Photo(path, box=(10.4, 0, 110.4, 50)), resolution=200) == (50, 25)
+
+
+def test_a_box_without_pixels_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / "query.jpg", 40, 20).path
+    with pytest.raises(InputError, match="at least one pixel"):
+        target_size(Photo(path, box=(5, 5, 5, 9)), resolution=20)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
+def test_pixels_of_every_usual_kind_become_rgb(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / ("photo.jpg" if mode == "CMYK" else "photo.png")
+    Image.new(mode, (8, 6)).save(path)
+    assert decode(Photo(str(path))).mode == "RGB"
+
+
+def test_sixteen_bit_pixels_are_refused_rather_than_clipped(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), 40000, dtype=np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(UnreadablePhoto, match=r"deep\.png: its pixels are I;16"):
+        decode(Photo(str(tmp_path / "deep.png")))
+
+
+def test_the_path_of_an_unreadable_photo_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"no photo")
+    with pytest.raises(UnreadablePhoto, match=r"broken\.jpg"):
+        unreadable([Photo(str(tmp_path / "broken.jpg"))], "refuse")
+
+
+def test_skipping_finds_photos_cut_short(tmp_path: Path) -> None:
+    whole = saved(tmp_path / "whole.jpg", 300, 200)
+    cut = Photo(str(tmp_path / "cut.jpg"))
+    Path(cut.path).write_bytes(Path(whole.path).read_bytes()[:700])
+    assert unreadable([whole, cut], "skip") == [cut.path]
+
+
+def test_other_ways_with_unreadable_photos_are_refused() -> None:
+    with pytest.raises(InputError, match="'refuse' or 'skip', got 'ignore'"):
+        unreadable([], "ignore")

@@ -1,0 +1,63 @@
+"""Who may import whom: downward only; third-party libraries in their rooms."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "retrieval"
+LAYERS = [
+    {"training"},
+    {"callbacks"},
+    {"evaluation"},
+    {"extraction", "benchmarks", "search"},
+    {"embedder", "data", "losses", "metrics", "report", "charts", "page", "runs", "tables"},
+    {"backbones", "poolings", "heads"},
+    {"features", "config"},
+]
+ROOMS = {
+    "hydra": {"config"},
+    "timm": {"backbones"},
+    "pytorch_metric_learning": {"losses"},
+    "lightning": {"training", "callbacks", "data/module"},
+    "faiss": {"search"},
+    "wandb": {"callbacks"},
+}
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of the modules that a file imports."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def level(module: str) -> int:
+    return next(i for i, layer in enumerate(LAYERS) if module in layer)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_a_module_imports_its_own_layer_or_lower_ones(path: Path) -> None:
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    used = {name.split(".")[1] for name in imported(path) if name.startswith("retrieval.")}
+    assert all(level(module) >= level(own) for module in used)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_libraries_stay_in_their_rooms(path: Path) -> None:
+    here = path.relative_to(PACKAGE).with_suffix("").as_posix()
+    for library in {name.split(".")[0] for name in imported(path)} & ROOMS.keys():
+        assert here in ROOMS[library]
+
+
+@pytest.mark.parametrize("module", ["metrics", "report"])
+def test_what_only_reads_numbers_imports_without_torch(module: str) -> None:
+    code = f"import sys, retrieval.{module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, check=False).returncode == 0

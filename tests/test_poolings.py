@@ -1,0 +1,200 @@
+"""Worked values and the laws that every pooling obeys."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from retrieval.config import CONFIGS, build, load_yaml
+from retrieval.features import Features
+from retrieval.poolings import GeM, GlobalAverage, GlobalMax, StridedConv
+from retrieval.poolings import functional as F
+
+YAMLS = sorted((CONFIGS / "pooling").glob("*.yaml"))
+each_pooling = pytest.mark.parametrize("yaml", YAMLS, ids=lambda path: path.stem)
+
+
+def column(values: list[float]) -> Tensor:
+    """One channel, values along a row: (1, 1, 1, N)."""
+    return torch.tensor(values)[None, None, None]
+
+
+def padded(x: Tensor, height: int, width: int, fill: float) -> Features:
+    """The map in the upper left of a larger one, the rest filled and masked."""
+    b, d, h, w = x.shape
+    larger, mask = torch.full((b, d, height, width), fill), torch.zeros(b, height, width, dtype=torch.bool)
+    larger[:, :, :h, :w], mask[:, :h, :w] = x, True
+    return Features(larger, mask=mask)
+
+
+def shaken(pooling: nn.Module) -> nn.Module:
+    """The pooling as if trained: its weights are no longer what they started from."""
+    with torch.no_grad():
+        for parameter in pooling.parameters():
+            parameter += 0.05 * torch.rand_like(parameter)
+    return pooling
+
+
+@pytest.mark.parametrize(
+    ("values", "mean"),
+    [([0.5, 0.2, 0.8, 0.1, 0.9, 0.3, 0.4, 0.6, 0.7], 0.5), ([3.0] + [0.1] * 8, 0.42222)],
+)
+def test_average_of_worked_values(values: list[float], mean: float) -> None:
+    assert F.average(column(values)).item() == pytest.approx(mean, abs=1e-5)
+
+
+def test_maximum_of_worked_values() -> None:
+    assert F.maximum(column([0.1, 0.2, 0.8, 0.1])).item() == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(("p", "expected"), [(1, 0.950), (3, 1.318), (10, 1.741), (1000, 2.0)])
+def test_gem_of_worked_values(p: float, expected: float) -> None:
+    assert F.generalised_mean(column([1.0, 0.5, 2.0, 0.3]), torch.tensor([float(p)])).item() == pytest.approx(
+        expected, abs=3e-3
+    )
+
+
+def test_masked_mean_of_worked_values() -> None:
+    tokens = torch.tensor([[0.6, 0.4], [0.8, 0.2], [0.3, 0.7], [0.1, 0.05]]).T[None, :, None]
+    mean = F.average(tokens, torch.tensor([[[True, True, True, False]]]))
+    assert mean[0].tolist() == pytest.approx([0.5667, 0.4333], abs=1e-4)
+
+
+def test_gradient_of_the_average_is_spread_evenly() -> None:
+    x = torch.rand(1, 1, 3, 4, requires_grad=True)
+    F.average(x).sum().backward()
+    assert x.grad is not None
+    assert torch.allclose(x.grad, torch.full_like(x, 1 / 12))
+
+
+def test_gradient_of_the_maximum_is_at_the_winner_alone() -> None:
+    x = column([2.0, 5.0, 1.0]).requires_grad_()
+    F.maximum(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.flatten().tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_gem_gradients_agree_with_differences(per_channel: bool) -> None:
+    x = (torch.rand(2, 3, 2, 3, dtype=torch.float64) + 0.1).requires_grad_()
+    p = torch.full((3 if per_channel else 1,), 2.7, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, p: F.generalised_mean(x, p), (x, p))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"depthwise": True}, {"bottleneck": 2}, {"kernel": 2, "depth": 3}], ids=lambda o: str(o)
+)
+def test_strided_conv_gradients_agree_with_differences(options: dict) -> None:
+    pooling = shaken(StridedConv(4, **options)).double()
+    x = torch.rand(2, 4, 5, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: pooling(Features(x)), (x,))
+
+
+@given(st.floats(1, 12), st.integers(1, 5), st.integers(1, 5))
+def test_gem_lies_between_average_and_maximum(p: float, height: int, width: int) -> None:
+    x = torch.rand(2, 3, height, width)
+    pooled = F.generalised_mean(x, torch.tensor([p]))
+    assert (pooled >= F.average(x) - 1e-5).all()
+    assert (pooled <= F.maximum(x) + 1e-5).all()
+
+
+def test_gem_at_p_1_is_the_average() -> None:
+    x = torch.rand(2, 8, 4, 5)
+    assert torch.allclose(GeM(8, p=1)(Features(x)), GlobalAverage(8)(Features(x)), atol=1e-6)
+
+
+@pytest.mark.parametrize("p", [1.0, 3.0, 20.0])
+@pytest.mark.parametrize("top", [0.0, 1.0, 1e4])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_gem_is_finite_with_finite_gradients(p: float, top: float, dtype: torch.dtype) -> None:
+    x = (torch.rand(2, 4, 5, 5) * top).to(dtype).requires_grad_()
+    pooling = GeM(4, p=p)
+    pooled = pooling(Features(x))
+    pooled.sum().backward()
+    assert x.grad is not None
+    assert pooling.p.grad is not None
+    assert pooled.isfinite().all() and x.grad.isfinite().all() and pooling.p.grad.isfinite().all()
+
+
+def test_gem_of_float16_features_agrees_with_float64() -> None:
+    x = (torch.rand(2, 16, 7, 7) * 100).half()
+    exact = F.generalised_mean(x.double(), torch.tensor([3.0], dtype=torch.float64))
+    assert torch.allclose(GeM(16)(Features(x)).double(), exact, rtol=1e-3)
+
+
+def test_gem_per_channel_learns_one_p_for_each() -> None:
+    assert GeM(6, p=2.5, per_channel=True).p.tolist() == [2.5] * 6
+
+
+@pytest.mark.parametrize("options", [{}, {"depthwise": True}, {"bottleneck": 3}, {"kernel": 2}, {"kernel": 5}])
+def test_an_untrained_strided_conv_averages_each_channel(options: dict) -> None:
+    constant = torch.tensor([-2.0, 0.5, 3.0, 1.0, 0.0, 7.0])[None, :, None, None].expand(1, 6, 9, 7)
+    assert torch.allclose(StridedConv(6, **options)(Features(constant)), constant[:, :, 0, 0], atol=1e-5)
+
+
+def test_each_untrained_layer_is_the_average_of_its_window() -> None:
+    x = torch.rand(1, 2, 7, 7)
+    pooled = StridedConv(2, kernel=3, depth=1)(Features(x))
+    windows = torch.nn.functional.avg_pool2d(x, 3, 2, padding=1, count_include_pad=False)
+    assert torch.allclose(pooled, windows.mean((-2, -1)), atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"kernel": 1}, {"depth": 0}, {"bottleneck": 8}, {"bottleneck": 2, "depthwise": 1}])
+def test_strided_conv_refuses_options_that_make_no_sense(options: dict) -> None:
+    with pytest.raises(ValueError, match="got"):
+        StridedConv(8, **options)
+
+
+@pytest.mark.parametrize("options", [{"p": 0}, {"p": -1}, {"eps": 0}])
+def test_gem_refuses_a_power_that_is_none(options: dict) -> None:
+    with pytest.raises(ValueError, match="got"):
+        GeM(8, **options)
+
+
+@each_pooling
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 7), (5, 12)])
+def test_any_map_gives_one_size_of_vector(yaml: Path, height: int, width: int) -> None:
+    pooling = build(load_yaml(yaml), dim=8)
+    assert pooling(Features(torch.rand(3, 8, height, width))).shape == (3, pooling.out_dim)
+
+
+@each_pooling
+def test_a_padded_map_pools_as_the_map_alone(yaml: Path) -> None:
+    pooling = shaken(build(load_yaml(yaml), dim=4))
+    x = torch.rand(2, 4, 5, 6)
+    assert torch.allclose(pooling(padded(x, 9, 8, fill=50.0)), pooling(Features(x)), atol=1e-5)
+
+
+@each_pooling
+def test_what_stands_in_the_padding_has_no_gradient(yaml: Path) -> None:
+    features = padded(torch.rand(1, 4, 3, 3), 5, 5, fill=2.0)
+    x = features.patches.clone().requires_grad_()
+    shaken(build(load_yaml(yaml), dim=4))(Features(x, mask=features.mask)).sum().backward()
+    assert x.grad is not None
+    assert (x.grad[:, :, 3:] == 0).all() and x.grad[:, :, :3, :3].abs().sum() > 0
+
+
+@each_pooling
+def test_channels_last_and_non_contiguous_maps_pool_alike(yaml: Path) -> None:
+    pooling = build(load_yaml(yaml), dim=4)
+    x = torch.rand(2, 4, 6, 5)
+    expected = pooling(Features(x))
+    assert torch.allclose(pooling(Features(x.to(memory_format=torch.channels_last))), expected, atol=1e-6)
+    assert torch.allclose(pooling(Features(x.transpose(2, 3).contiguous().transpose(2, 3))), expected, atol=1e-6)
+
+
+@each_pooling
+def test_autocast_leaves_the_result_in_float32(yaml: Path) -> None:
+    pooling = build(load_yaml(yaml), dim=4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert pooling(Features(torch.rand(2, 4, 6, 5).bfloat16())).dtype == torch.float32
+
+
+@pytest.mark.parametrize("pooling", [GlobalAverage(4), GlobalMax(4), GeM(4)], ids=lambda p: type(p).__name__)
+def test_order_of_positions_does_not_matter(pooling: nn.Module) -> None:
+    x = torch.rand(2, 4, 3, 5)
+    shuffled = x.flatten(2)[:, :, torch.randperm(15)].reshape(x.shape)
+    assert torch.allclose(pooling(Features(x)), pooling(Features(shuffled)), atol=1e-6)

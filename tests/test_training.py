@@ -1,0 +1,201 @@
+"""Training: groups of parameters, frozen statistics, reproducible runs, faults that stop it, what is left behind."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig
+from safetensors.torch import load_file
+
+from retrieval import config, embedder, training
+from retrieval.benchmarks.folder import SameLandmark
+from retrieval.config import InputError
+from retrieval.data.folder import read
+from retrieval.extraction import describe
+from retrieval.training import NotFinite, Retrieval, parameter_groups, warmup_cosine
+
+LOSSES = sorted(path.stem for path in (config.CONFIGS / "loss").glob("*.yaml"))
+TINY = [
+    "backbone=timm",
+    "backbone.name=test_resnet",
+    "data=folder",
+    "data.resolution=32",
+    "data.landmarks_per_batch=2",
+    "data.workers=0",
+    "data.photos_per_landmark=2",
+    "benchmark=folder",
+    "extract.resolutions=[48]",
+    "extract.workers=0",
+    "trainer.max_epochs=2",
+    "trainer.enable_progress_bar=false",
+    "trainer.log_every_n_steps=1",
+    "trainer.accelerator=cpu",
+    "logger=csv",
+    "evaluate_untrained=false",
+    "optimizer.lr=1e-3",
+]
+MULTIPLIERS = {"backbone": 1, "pooling": 2, "p": 10, "head": 3, "loss": 5}
+
+
+def tiny(photos: Path, out: Path, *words: str) -> DictConfig:
+    places = [f"data.root={photos}", f"benchmark.folder.root={photos}", f"cache={out.parent}"]
+    return config.compose("train", [*TINY, *places, *words], out)
+
+
+def module(photos: Path, out: Path, *words: str) -> Retrieval:
+    cfg = tiny(photos, out, *words)
+    model = embedder.from_config(cfg)
+    loss = training.losses.from_config(cfg.loss, 4, model.dim)
+    return Retrieval(model, loss, training.plain(cfg.optimizer), training.plain(cfg.schedule), MULTIPLIERS, True)
+
+
+def columns(folder: Path) -> dict[str, list[float]]:
+    with (folder / "metrics.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    return {name: [float(row[name]) for row in rows if row[name]] for name in rows[0]}
+
+
+@pytest.fixture(scope="module")
+def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One finished run of GeM with two landmarks held out."""
+    out = tmp_path_factory.mktemp("run") / "gem"
+    training.fit(tiny(photos, out, "data.validation=2", "evaluate_untrained=true"))
+    return out
+
+
+def test_p_has_its_own_rate_and_no_decay(photos: Path, tmp_path: Path) -> None:
+    groups = parameter_groups(module(photos, tmp_path), {"lr": 0.1, "weight_decay": 0.5}, MULTIPLIERS)
+    (p,) = [group for group in groups if group["name"].startswith("p ")]
+    assert p["lr"] == pytest.approx(1.0) and p["weight_decay"] == 0 and len(p["params"]) == 1
+
+
+def test_every_parameter_is_in_one_group(photos: Path, tmp_path: Path) -> None:
+    network = module(photos, tmp_path, "head=linear")
+    grouped = [id(q) for group in parameter_groups(network, {"lr": 0.1}, MULTIPLIERS) for q in group["params"]]
+    assert sorted(grouped) == sorted(id(q) for q in network.parameters())
+
+
+def test_norms_and_biases_are_not_decayed(photos: Path, tmp_path: Path) -> None:
+    groups = parameter_groups(module(photos, tmp_path), {"lr": 0.1, "weight_decay": 0.5}, MULTIPLIERS)
+    assert all(("weight_decay" in group) == (q.ndim == 1 or group["name"] == "p undecayed")
+               for group in groups for q in group["params"])  # fmt: skip
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_batchnorm_statistics_move_only_when_not_frozen(photos: Path, tmp_path: Path, freeze: bool) -> None:
+    cfg = tiny(photos, tmp_path / "run", f"freeze_batchnorm={freeze}", "evaluate_untrained=true", "data.validation=2")
+    training.fit(cfg)
+    name = "backbone.model.conv1.1.running_mean"
+    torch.manual_seed(0)
+    started = embedder.from_config(cfg).state_dict()[name]
+    assert torch.equal(started, load_file(tmp_path / "run" / "model.safetensors")[name]) == freeze
+
+
+def test_the_rate_warms_up_and_falls_to_zero() -> None:
+    rates = [warmup_cosine(step, 10, 100) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) == rates[9] == 1.0 and rates[100] == pytest.approx(0)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_trains(photos: Path, tmp_path: Path, loss: str) -> None:
+    training.fit(tiny(photos, tmp_path / loss, f"loss={loss}", "trainer.max_epochs=1"))
+    assert all(torch.tensor(columns(tmp_path / loss)["train/loss"]).isfinite())
+
+
+@pytest.mark.parametrize("pooling", ["gap", "gem", "strided_conv"])
+def test_a_seed_reproduces_a_run_exactly(photos: Path, tmp_path: Path, pooling: str) -> None:
+    states = []
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        training.fit(tiny(photos, tmp_path / name, f"seed={seed}", f"pooling={pooling}"))
+        states.append(load_file(tmp_path / name / "model.safetensors"))
+    first, again, other = states
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+def test_the_curve_of_p_starts_where_p_started_and_moves(run: Path) -> None:
+    p = columns(run)["p"]
+    assert p[0] == 3.0 and len(set(p)) > 2
+
+
+def test_p_per_channel_is_logged_with_its_spread(photos: Path, tmp_path: Path) -> None:
+    training.fit(tiny(photos, tmp_path / "run", "pooling.per_channel=true"))
+    curves = columns(tmp_path / "run")
+    assert (
+        curves["p/min"][-1] <= curves["p/d5"][-1] <= curves["p/max"][-1] and curves["p/min"][-1] < curves["p/max"][-1]
+    )
+
+
+def test_a_run_leaves_its_model_config_curves_and_results(run: Path) -> None:
+    left = {path.name for path in run.iterdir()}
+    assert {"model.safetensors", "config.yaml", "metrics.csv", "results.json", "rankings.json"} <= left
+
+
+def test_the_saved_model_is_the_one_that_was_judged(run: Path, photos: Path) -> None:
+    judged = json.loads((run / "results.json").read_text())[-1]["metrics"]["mAP"]
+    paths = [photo.path for photo in read(photos).photos]
+    rows = describe(embedder.load(run), paths, 48)
+    assert SameLandmark(read(photos)).judge(rows @ rows.T)["mAP"] == pytest.approx(judged, abs=1e-6)
+
+
+def test_rows_say_what_selected_the_model(run: Path) -> None:
+    untrained, trained = json.loads((run / "results.json").read_text())
+    assert untrained["untrained"] and not trained["untrained"]
+    assert trained["selected_by"].endswith("on 2 held-out training landmarks")
+
+
+def test_held_out_landmarks_are_judged_before_training_and_after_every_epoch(run: Path) -> None:
+    assert len(columns(run)["validation/mAP"]) == 3
+
+
+def test_an_output_folder_with_another_run_is_refused(run: Path, photos: Path) -> None:
+    with pytest.raises(InputError, match="holds another run"):
+        training.fit(tiny(photos, run))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_an_absent_gpu_is_refused(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"accelerator=gpu was asked for, this machine has no GPU"):
+        training.fit(tiny(photos, tmp_path, "trainer.accelerator=gpu"))
+
+
+def test_early_stopping_without_held_out_landmarks_is_refused(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"give data\.validation"):
+        training.fit(tiny(photos, tmp_path, "callbacks=[default,early_stopping]"))
+
+
+def test_early_stopping_stops(photos: Path, tmp_path: Path) -> None:
+    words = ["data.validation=2", "callbacks=[default,early_stopping]", "callbacks.early_stopping.patience=1"]
+    training.fit(tiny(photos, tmp_path / "run", *words, "trainer.max_epochs=9", "optimizer.lr=1e-12"))
+    assert len(columns(tmp_path / "run")["validation/mAP"]) < 9
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_photos(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotFinite, match=r"the loss is nan at step \d+; photos of the batch: .*\.jpg"):
+        training.fit(tiny(photos, tmp_path / "run", "optimizer.lr=1e38"))
+
+
+def test_a_p_that_leaves_its_range_stops_the_run(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotFinite, match=r"p left \(0, inf\) at step"):
+        training.fit(tiny(photos, tmp_path / "run", "lr_multipliers.p=1e6"))
+
+
+def test_mixed_precision_trains(photos: Path, tmp_path: Path) -> None:
+    rows = training.fit(tiny(photos, tmp_path / "run", "trainer.precision=bf16-mixed"))
+    assert 0 < rows[-1]["metrics"]["mAP"] <= 1
+
+
+def test_weights_and_biases_writes_an_offline_run(photos: Path, tmp_path: Path) -> None:
+    words = ["logger=[csv,wandb]", "pooling.per_channel=true", "trainer.max_epochs=1"]
+    training.fit(tiny(photos, tmp_path / "run", *words))
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_training_on_a_gpu_in_mixed_precision(photos: Path, tmp_path: Path) -> None:
+    rows = training.fit(tiny(photos, tmp_path / "run", "trainer.accelerator=gpu", "trainer.precision=16-mixed"))
+    assert 0 < rows[-1]["metrics"]["mAP"] <= 1 and rows[-1]["device"] == "cuda"
