@@ -102,6 +102,13 @@ def create(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
             return timm.create_model(name, pretrained=pretrained, num_classes=0, **attempt)
         except TypeError as error:
             problem = error
+        except (OSError, RuntimeError, ValueError) as error:
+            if not pretrained:
+                raise
+            raise InputError(
+                f"pretrained weights of timm's '{name}' cannot be had: {error}; "
+                "a file of them can be given as backbone.weights=FILE"
+            ) from error
     raise InputError(f"timm's '{name}' refuses backbone.kwargs = {kwargs}: {problem}")
 
 

@@ -21,6 +21,11 @@ class WandbLogger(loggers.WandbLogger):
             raise InputError(f"logger.wandb.mode must be offline, online or disabled, got {mode!r}")
         super().__init__(project=project, save_dir=save_dir, mode=mode)
 
+    def finalize(self, status: str) -> None:
+        """Ends the W&B run: the next job of a sweep, in the same process, would go on with it."""
+        super().finalize(status)
+        self.experiment.finish(exit_code=int(status != "success"))
+
 
 class PoolingExponent(pl.Callback):
     """Logs GeM's p: `p`, or per channel `p/mean`, `p/min`, `p/max` and its deciles, and to W&B its histogram."""

@@ -59,7 +59,12 @@ def build(cfg: Mapping[str, Any] | DictConfig, **runtime: Any) -> Any:
             raise InputError(f"{plain['_target_']} has no key '{key}': {near(str(key), accepted)}")
     offered = {key: value for key, value in runtime.items() if key in accepted}
     partial = hydra.utils.instantiate({**plain, "_partial_": True}, _convert_="all", _recursive_=False)
-    return partial(**offered)
+    try:
+        return partial(**offered)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{plain['_target_']} cannot be made of {plain}: {error}") from error
 
 
 def _target(cfg: dict[Any, Any]) -> type:

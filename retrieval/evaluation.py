@@ -93,6 +93,7 @@ def from_config(cfg: DictConfig, overridden: set[str]) -> list[Row]:
         selected_by = described.get("selected_by")
         about = subject(described, selected_by is None, selected_by or NOT_TRAINED)
     else:
+        refuse_used(Path(cfg.output_dir))
         torch.manual_seed(cfg.seed)
         model, output_dir = embedder.from_config(cfg), Path(cfg.output_dir)
         about = subject(cfg, True, NOT_TRAINED)
@@ -101,6 +102,13 @@ def from_config(cfg: DictConfig, overridden: set[str]) -> list[Row]:
     if not cfg.run:
         embedder.save(model, cfg, output_dir)
     return run(model, benchmarks, extract, about, output_dir)
+
+
+def refuse_used(output_dir: Path) -> None:
+    """An output folder that holds another run is refused."""
+    held = [name for name in ("config.yaml", "model.safetensors", "results.json") if (output_dir / name).exists()]
+    if held:
+        raise InputError(f"output_dir {output_dir} holds another run ({', '.join(held)}): name another, or remove it")
 
 
 def subject(cfg: DictConfig, untrained: bool, selected_by: str) -> Subject:

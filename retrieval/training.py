@@ -22,7 +22,7 @@ from retrieval.callbacks import HeldOut
 from retrieval.config import InputError, build
 from retrieval.data.module import FolderData
 from retrieval.embedder import Embedder
-from retrieval.evaluation import Row, plain, subject
+from retrieval.evaluation import Row, plain, refuse_used, subject
 from retrieval.extraction import Extract
 
 
@@ -69,7 +69,7 @@ class Retrieval(pl.LightningModule):
         images, labels, paths = batch
         loss = self.loss(self.embedder(images), labels)
         if not torch.isfinite(loss):
-            raise NotFinite(f"the loss is {float(loss)} at step {self.global_step}; photos of the batch: {list(paths)}")
+            raise NotFinite(f"the loss is {loss.item()} at step {self.global_step}; photos of the batch: {list(paths)}")
         self.log("train/loss", loss, prog_bar=True, batch_size=len(paths))
         return loss
 
@@ -155,7 +155,7 @@ def quieted() -> None:
     """Silence what is no news: our output folder is not empty, and Lightning's tips."""
     warnings.filterwarnings("ignore", "Experiment logs directory")
     warnings.filterwarnings("ignore", ".*(LeafSpec|treespec).*")
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*(many workers|eval mode at the start).*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
 
 
@@ -186,13 +186,6 @@ def select(trainer: pl.Trainer, module: Retrieval, data: FolderData) -> str:
     state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
     module.load_state_dict(state["state_dict"])
     return f"mAP {float(best.best_model_score):.4f} on {len(data.validation.landmarks)} held-out training landmarks"  # pyright: ignore[reportArgumentType]
-
-
-def refuse_used(output_dir: Path) -> None:
-    """An output folder that holds another run is refused."""
-    held = [name for name in ("config.yaml", "model.safetensors", "results.json") if (output_dir / name).exists()]
-    if held:
-        raise InputError(f"output_dir {output_dir} holds another run ({', '.join(held)}): name another, or remove it")
 
 
 def refuse_absent_gpu(accelerator: str) -> None:

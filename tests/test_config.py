@@ -54,6 +54,11 @@ def test_classes_outside_the_allow_list_are_refused(target: str) -> None:
         build({"_target_": target})
 
 
+def test_a_value_that_a_class_refuses_is_named() -> None:
+    with pytest.raises(InputError, match=r"torch\.optim\.SGD cannot be made of .*'lr': -1.*Invalid learning rate"):
+        build({"_target_": "torch.optim.SGD", "lr": -1}, params=[GeM(2).p])
+
+
 def test_a_function_is_no_component() -> None:
     with pytest.raises(InputError, match="must be a class"):
         build({"_target_": "retrieval.metrics.revisited"})

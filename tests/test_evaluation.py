@@ -46,6 +46,12 @@ def test_a_model_that_was_never_trained_stays_untrained_as_a_run(photos: Path, t
     assert again[0]["untrained"]
 
 
+def test_an_output_folder_with_another_run_is_refused(photos: Path, tmp_path: Path) -> None:
+    off_the_shelf(photos, tmp_path, "extract.resolutions=[48]")
+    with pytest.raises(InputError, match="holds another run"):
+        off_the_shelf(photos, tmp_path, "extract.resolutions=[48]")
+
+
 def test_a_model_given_beside_a_run_is_refused(photos: Path, tmp_path: Path) -> None:
     cfg = config.compose("eval", [f"run={tmp_path}", "benchmark=folder", f"benchmark.folder.root={photos}"], tmp_path)
     with pytest.raises(InputError, match="already has its own pooling"):

@@ -21,7 +21,7 @@ TINY = [
     "backbone=timm",
     "backbone.name=test_resnet",
     "data=folder",
-    "data.resolution=32",
+    "data.resolution=64",
     "data.landmarks_per_batch=2",
     "data.workers=0",
     "data.photos_per_landmark=2",
@@ -175,12 +175,16 @@ def test_early_stopping_stops(photos: Path, tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_photos(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(NotFinite, match=r"the loss is nan at step \d+; photos of the batch: .*\.jpg"):
-        training.fit(tiny(photos, tmp_path / "run", "optimizer.lr=1e38"))
+        training.fit(tiny(photos, tmp_path / "run", "optimizer.lr=1e30"))
 
 
-def test_a_p_that_leaves_its_range_stops_the_run(photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("p", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_p_that_leaves_its_range_stops_the_run(photos: Path, tmp_path: Path, p: float) -> None:
+    network = module(photos, tmp_path)
+    with torch.no_grad():
+        network.embedder.pooling.p.fill_(p)
     with pytest.raises(NotFinite, match=r"p left \(0, inf\) at step"):
-        training.fit(tiny(photos, tmp_path / "run", "lr_multipliers.p=1e6"))
+        network.on_train_batch_end(None, None, 0)
 
 
 def test_mixed_precision_trains(photos: Path, tmp_path: Path) -> None:
@@ -188,10 +192,11 @@ def test_mixed_precision_trains(photos: Path, tmp_path: Path) -> None:
     assert 0 < rows[-1]["metrics"]["mAP"] <= 1
 
 
-def test_weights_and_biases_writes_an_offline_run(photos: Path, tmp_path: Path) -> None:
+def test_weights_and_biases_writes_an_offline_run_for_each_job(photos: Path, tmp_path: Path) -> None:
     words = ["logger=[csv,wandb]", "pooling.per_channel=true", "trainer.max_epochs=1"]
-    training.fit(tiny(photos, tmp_path / "run", *words))
-    assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
+    for job in ("first", "second"):
+        training.fit(tiny(photos, tmp_path / job, *words))
+        assert len(list((tmp_path / job / "wandb").glob("offline-run-*/*.wandb"))) == 1
 
 
 @pytest.mark.gpu

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from retrieval.config import InputError
 from retrieval.features import Features
 from retrieval.poolings import functional as F
 
@@ -35,9 +36,9 @@ class GeM(nn.Module):
     def __init__(self, dim: int, p: float = 3.0, per_channel: bool = False, eps: float = 1e-6) -> None:
         super().__init__()
         if not float(p) > 0:
-            raise ValueError(f"GeM needs p > 0 (1 is the average, large p the maximum), got p = {p}")
+            raise InputError(f"GeM needs p > 0 (1 is the average, large p the maximum), got p = {p}")
         if not float(eps) > 0:
-            raise ValueError(f"GeM needs eps > 0, the least value an activation is raised to, got eps = {eps}")
+            raise InputError(f"GeM needs eps > 0, the least value an activation is raised to, got eps = {eps}")
         self.dim = self.out_dim = dim
         self.eps = float(eps)
         self.p = nn.Parameter(torch.full((dim if per_channel else 1,), float(p)))
@@ -60,9 +61,9 @@ class StridedConv(nn.Module):
     ) -> None:
         super().__init__()
         if kernel < 2 or depth < 1:
-            raise ValueError(f"strided_conv needs kernel >= 2 and depth >= 1, got kernel = {kernel}, depth = {depth}")
+            raise InputError(f"strided_conv needs kernel >= 2 and depth >= 1, got kernel = {kernel}, depth = {depth}")
         if bottleneck is not None and (depthwise or not 0 < bottleneck < dim):
-            raise ValueError(
+            raise InputError(
                 f"strided_conv takes a bottleneck of 1 to {dim - 1} channels and without depthwise, "
                 f"got bottleneck = {bottleneck}, depthwise = {depthwise}"
             )

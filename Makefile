@@ -1,0 +1,42 @@
+PYTHON ?= python3
+BIN := .venv/bin
+PHOTOS ?= photos
+WEIGHTS ?= mobilenetv2_100.safetensors
+SWEEP ?= runs/photos
+DEMO := runs/demo_$(shell date +%Y-%m-%d_%H-%M-%S)
+
+.PHONY: setup demo test check photos clean help
+
+help:            ## list the targets
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
+
+setup: .venv/ready  ## make .venv from the pinned requirements
+
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --progress-bar off -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: setup      ## train gap, max, gem and strided_conv on the embedded landmarks, make the report
+	$(BIN)/python train.py -m experiment=demo pooling=gap,max,gem,strided_conv hydra.sweep.dir=$(DEMO)
+	$(BIN)/python -m retrieval.report $(DEMO)
+	@cat $(DEMO)/report.md
+	@echo "Look at the table, the curve of p and ranked photos in $(DEMO)/report.html"
+
+test: setup      ## all tests (those marked gpu skip without one)
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+check: setup     ## lint and type-check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+photos: setup    ## the measured sweep: PHOTOS=DIR with train/ and test/, WEIGHTS=FILE
+	PHOTOS=$(PHOTOS) WEIGHTS=$(WEIGHTS) $(BIN)/python train.py -m experiment=photos \
+		pooling=gap,max,gem,strided_conv seed=0,1,2 hydra.sweep.dir=$(SWEEP)
+	$(BIN)/python -m retrieval.report $(SWEEP)
+
+clean:           ## remove the environment
+	rm -rf .venv
