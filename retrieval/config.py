@@ -145,6 +145,8 @@ def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None
 
 def explain(error: Exception) -> str:
     """The error in words: a misspelt key or choice with near matches and what is accepted."""
+    if str(error).startswith("Caught "):  # in a worker process: what went wrong stands last
+        return str(error).strip().splitlines()[-1].partition(": ")[2]
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and isinstance(cause.parent_node, DictConfig):
         where = str(cause.full_key or cause.key).rsplit(".", 1)[0]

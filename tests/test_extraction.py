@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from test_embedder import POOLINGS, described
 
-from retrieval import embedder, extraction
+from retrieval import config, embedder, extraction
 from retrieval.config import InputError
 from retrieval.data.images import Photo, UnreadablePhoto
 from retrieval.embedder import Embedder
@@ -77,10 +77,12 @@ def test_a_vits_scaled_sides_stay_multiples_of_its_patch() -> None:
     assert extraction.rescaled(torch.rand(1, 3, 64, 96), 0.6, multiple=16).shape[-2:] == (32, 64)
 
 
-def test_the_path_of_an_unreadable_photo_is_named(paths: list[Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_path_of_an_unreadable_photo_is_named(paths: list[Path], tmp_path: Path, workers: int) -> None:
     (tmp_path / "cut.jpg").write_bytes(paths[0].read_bytes()[:600])
-    with pytest.raises(UnreadablePhoto, match=r"cut\.jpg"):
-        describe(model(), [*paths[:2], tmp_path / "cut.jpg"], 64)
+    with pytest.raises(UnreadablePhoto, match=r"cut\.jpg") as refused:
+        describe(model(), [*paths[:2], tmp_path / "cut.jpg"], 64, workers=workers)
+    assert config.explain(refused.value).startswith("unreadable photo ")
 
 
 def test_descriptors_that_are_not_finite_are_refused_by_path(paths: list[Path]) -> None:

@@ -29,10 +29,7 @@ class Photo:
 
 
 class UnreadablePhoto(InputError):
-    """A file that cannot be decoded; the message names it."""
-
-    def __init__(self, path: str, why: object) -> None:
-        super().__init__(f"unreadable photo {path}: {why}")
+    """A file that cannot be decoded; the message names it (and is all there is, to cross from worker processes)."""
 
 
 def full_size(photo: Photo) -> Size:
@@ -43,7 +40,7 @@ def full_size(photo: Photo) -> Size:
             width, height = image.size
             return (height, width) if turned else (width, height)
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
-        raise UnreadablePhoto(photo.path, error) from error
+        raise UnreadablePhoto(f"unreadable photo {photo.path}: {error}") from error
 
 
 def decode(photo: Photo) -> Image.Image:
@@ -54,7 +51,7 @@ def decode(photo: Photo) -> Image.Image:
                 raise ValueError(f"its pixels are {image.mode}, accepted are 8-bit grey, colour, palette and CMYK")
             rgb = (ImageOps.exif_transpose(image) if photo.upright else image).convert("RGB")
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
-        raise UnreadablePhoto(photo.path, error) from error
+        raise UnreadablePhoto(f"unreadable photo {photo.path}: {error}") from error
     return rgb.crop(whole_pixels(photo.box)) if photo.box else rgb
 
 
