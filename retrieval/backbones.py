@@ -52,7 +52,7 @@ class TimmBackbone(nn.Module):
         if self.patch is None:
             self.model.to(memory_format=torch.channels_last)
         self.frozen_statistics = False
-        self.dim = self._probe()
+        self.dim, self.prefix = self._probe()
 
     def train(self, mode: bool = True) -> Self:
         """With `frozen_statistics` BatchNorm stays in evaluation mode: small batches of few landmarks spoil it."""
@@ -80,8 +80,8 @@ class TimmBackbone(nn.Module):
         return Features(patches, tokens[:, :cls])
 
     @torch.no_grad()
-    def _probe(self) -> int:
-        """Channels of the map, measured: timm's num_features means another layer for some models."""
+    def _probe(self) -> tuple[int, int]:
+        """Channels of the map and tokens before it, measured: timm's num_features means another layer for some."""
         height, width = self.fixed_size or (4 * self.multiple if self.multiple > 1 else 128,) * 2
         training = self.training
         try:
@@ -91,7 +91,7 @@ class TimmBackbone(nn.Module):
                 f"backbone '{self.name}' gives no map of features at {height} x {width}: {error}"
             ) from error
         self.train(training)
-        return features.patches.shape[1]
+        return features.patches.shape[1], features.prefix.shape[1]
 
 
 def create(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:

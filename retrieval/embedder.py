@@ -61,7 +61,7 @@ def from_config(cfg: Mapping[str, Any] | DictConfig) -> Embedder:
         if not target.startswith(prefixes):
             raise InputError(f"{part}._target_ must start with {' or '.join(prefixes)}, got {target!r}")
     backbone = build(cfg["backbone"])
-    pooling = build(cfg["pooling"], dim=backbone.dim)
+    pooling = build(cfg["pooling"], dim=backbone.dim, prefix=backbone.prefix)
     return Embedder(backbone, pooling, build(cfg["head"], dim=pooling.out_dim))
 
 

@@ -38,3 +38,11 @@ class Features:
     def tokens(self) -> Tensor:
         """(B, P + H*W, D): the prefix, then the map row by row."""
         return torch.cat([self.prefix, self.patches.flatten(2).transpose(1, 2)], dim=1)
+
+    @property
+    def token_mask(self) -> Tensor | None:
+        """(B, P + H*W), True on real tokens; the prefix is always real. None where all are."""
+        if self.mask is None:
+            return None
+        prefix = self.mask.new_ones(self.prefix.shape[:2])
+        return torch.cat([prefix, self.mask.flatten(1)], dim=1)

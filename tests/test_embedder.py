@@ -25,6 +25,8 @@ def described(pooling: str = "gem", backbone: str = "test_resnet", head: str = "
 @pytest.mark.parametrize("backbone", ["test_resnet", "test_vit"])
 @pytest.mark.parametrize("head", ["none", "linear"])
 def test_every_pooling_on_a_cnn_and_a_vit_gives_unit_rows(pooling: str, backbone: str, head: str) -> None:
+    if (pooling, backbone) == ("cls", "test_resnet"):
+        pytest.skip("a CNN has no class token")
     model = embedder.from_config(described(pooling, backbone, head)).eval()
     vectors = model(torch.rand(2, 3, 64, 96))
     assert vectors.shape == (2, model.dim)
@@ -33,7 +35,7 @@ def test_every_pooling_on_a_cnn_and_a_vit_gives_unit_rows(pooling: str, backbone
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_a_saved_model_loads_unchanged(tmp_path: Path, pooling: str) -> None:
-    cfg = described(pooling, head="linear")
+    cfg = described(pooling, backbone="test_vit", head="linear")
     model = embedder.from_config(cfg).eval()
     embedder.save(model, cfg, tmp_path)
     images = torch.rand(1, 3, 64, 64)
@@ -79,5 +81,5 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     state = load_file(tmp_path / "model.safetensors")
     state.pop("pooling.p")
     save_file(state, tmp_path / "model.safetensors")
-    with pytest.raises(InputError, match=r"does not fit.*pooling\.p"):
+    with pytest.raises(InputError, match=r"(?s)does not fit.*pooling\.p"):
         embedder.load(tmp_path)

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from retrieval.config import CONFIGS, build, load_yaml
+from retrieval.config import CONFIGS, InputError, build, load_yaml
 from retrieval.features import Features
-from retrieval.poolings import GeM, GlobalAverage, GlobalMax, StridedConv
+from retrieval.poolings import CLS, Attention, GeM, GlobalAverage, GlobalMax, StridedConv
 from retrieval.poolings import functional as F
 
 YAMLS = sorted((CONFIGS / "pooling").glob("*.yaml"))
@@ -22,12 +22,17 @@ def column(values: list[float]) -> Tensor:
     return torch.tensor(values)[None, None, None]
 
 
+def alone(x: Tensor) -> Features:
+    """The map with a class token before it."""
+    return Features(x, prefix=x.mean((-2, -1))[:, None])
+
+
 def padded(x: Tensor, height: int, width: int, fill: float) -> Features:
     """The map in the upper left of a larger one, the rest filled and masked."""
     b, d, h, w = x.shape
     larger, mask = torch.full((b, d, height, width), fill), torch.zeros(b, height, width, dtype=torch.bool)
     larger[:, :, :h, :w], mask[:, :h, :w] = x, True
-    return Features(larger, mask=mask)
+    return Features(larger, alone(x).prefix, mask)
 
 
 def shaken(pooling: nn.Module) -> nn.Module:
@@ -158,21 +163,23 @@ def test_gem_refuses_a_power_that_is_none(options: dict) -> None:
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 7), (5, 12)])
 def test_any_map_gives_one_size_of_vector(yaml: Path, height: int, width: int) -> None:
     pooling = build(load_yaml(yaml), dim=8)
-    assert pooling(Features(torch.rand(3, 8, height, width))).shape == (3, pooling.out_dim)
+    assert pooling(alone(torch.rand(3, 8, height, width))).shape == (3, pooling.out_dim)
 
 
 @each_pooling
 def test_a_padded_map_pools_as_the_map_alone(yaml: Path) -> None:
     pooling = shaken(build(load_yaml(yaml), dim=4))
     x = torch.rand(2, 4, 5, 6)
-    assert torch.allclose(pooling(padded(x, 9, 8, fill=50.0)), pooling(Features(x)), atol=1e-5)
+    assert torch.allclose(pooling(padded(x, 9, 8, fill=50.0)), pooling(alone(x)), atol=1e-5)
 
 
 @each_pooling
 def test_what_stands_in_the_padding_has_no_gradient(yaml: Path) -> None:
     features = padded(torch.rand(1, 4, 3, 3), 5, 5, fill=2.0)
     x = features.patches.clone().requires_grad_()
-    shaken(build(load_yaml(yaml), dim=4))(Features(x, mask=features.mask)).sum().backward()
+    shaken(build(load_yaml(yaml), dim=4))(
+        Features(x, x[:, :, :3, :3].mean((-2, -1))[:, None], features.mask)
+    ).sum().backward()
     assert x.grad is not None
     assert (x.grad[:, :, 3:] == 0).all() and x.grad[:, :, :3, :3].abs().sum() > 0
 
@@ -181,16 +188,91 @@ def test_what_stands_in_the_padding_has_no_gradient(yaml: Path) -> None:
 def test_channels_last_and_non_contiguous_maps_pool_alike(yaml: Path) -> None:
     pooling = build(load_yaml(yaml), dim=4)
     x = torch.rand(2, 4, 6, 5)
-    expected = pooling(Features(x))
-    assert torch.allclose(pooling(Features(x.to(memory_format=torch.channels_last))), expected, atol=1e-6)
-    assert torch.allclose(pooling(Features(x.transpose(2, 3).contiguous().transpose(2, 3))), expected, atol=1e-6)
+    expected = pooling(alone(x))
+    assert torch.allclose(pooling(alone(x.to(memory_format=torch.channels_last))), expected, atol=1e-6)
+    assert torch.allclose(pooling(alone(x.transpose(2, 3).contiguous().transpose(2, 3))), expected, atol=1e-6)
 
 
 @each_pooling
 def test_autocast_leaves_the_result_in_float32(yaml: Path) -> None:
     pooling = build(load_yaml(yaml), dim=4)
     with torch.autocast("cpu", torch.bfloat16):
-        assert pooling(Features(torch.rand(2, 4, 6, 5).bfloat16())).dtype == torch.float32
+        assert pooling(alone(torch.rand(2, 4, 6, 5).bfloat16())).dtype == torch.float32
+
+
+TOKENS = torch.tensor([[0.5, 0.3], [0.8, -0.2], [0.1, 0.9], [-0.3, 0.5]])
+
+
+def sequence(mask: list[bool] | None = None) -> Features:
+    """The worked tokens h0 (the class token) to h3, the patches along a row."""
+    real = None if mask is None else torch.tensor(mask)[None, None]
+    return Features(TOKENS[1:].T[None, :, None], TOKENS[None, :1], real)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("mean_token", [0.275, 0.375]),
+        ("max_token", [0.8, 0.9]),
+        ("cls", [0.5, 0.3]),
+        ("last_token", [-0.3, 0.5]),
+        ("attention", [0.275, 0.375]),
+        ("gated", [0.275, 0.375]),
+    ],
+)
+def test_token_poolings_of_worked_values(name: str, expected: list[float]) -> None:
+    pooling = build(load_yaml(CONFIGS / "pooling" / f"{name}.yaml"), dim=2, prefix=1)
+    assert pooling(sequence())[0].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_attention_of_worked_values() -> None:
+    assert F.attention(TOKENS[None], torch.tensor([[0.7, -0.5]]))[0, 0].tolist() == pytest.approx(
+        [0.404, 0.254], abs=1e-3
+    )
+
+
+def test_the_last_token_is_the_last_real_one() -> None:
+    assert F.last_token(sequence([True, True, False]).tokens, sequence([True, True, False]).token_mask)[0].tolist() == (
+        pytest.approx([0.1, 0.9])
+    )
+
+
+def test_gates_weigh_the_tokens() -> None:
+    weight = torch.tensor([100.0, 0.0])
+    open_gates = F.gated(TOKENS[None], weight, torch.tensor([-65.0]))[0]
+    assert torch.allclose(open_gates, TOKENS[1], atol=0.02)
+
+
+@pytest.mark.parametrize(("concatenate", "size"), [(True, 12), (False, 4)])
+def test_several_queries_are_concatenated_or_averaged(concatenate: bool, size: int) -> None:
+    pooling = Attention(4, seeds=3, concatenate=concatenate)
+    assert pooling(alone(torch.rand(2, 4, 3, 3))).shape == (2, size) and pooling.out_dim == size
+
+
+def test_cls_on_a_backbone_without_a_class_token_is_refused() -> None:
+    with pytest.raises(InputError, match="needs a backbone with a class token"):
+        CLS(8, prefix=0)
+
+
+@pytest.mark.parametrize(("sharpness", "pooled"), [(1e-3, 0.3), (1e4, 0.8)])
+def test_log_sum_exp_goes_from_average_to_maximum(sharpness: float, pooled: float) -> None:
+    x = column([0.1, 0.2, 0.8, 0.1])
+    assert F.log_sum_exp(x, sharpness).item() == pytest.approx(pooled, abs=1e-3)
+
+
+@pytest.mark.parametrize(("height", "width", "count"), [(7, 7, 14), (7, 10, 20), (10, 7, 20), (1, 1, 14)])
+def test_regions_of_rmac_lie_inside_and_overlap(height: int, width: int, count: int) -> None:
+    squares = F.regions(height, width)
+    assert len(squares) == count
+    assert all(0 <= t <= height - side and 0 <= left <= width - side for t, left, side in squares)
+
+
+@pytest.mark.parametrize("yaml", [y for y in YAMLS if y.stem not in ("max", "rmac", "max_token", "cls", "last_token")],
+                         ids=lambda path: path.stem)  # fmt: skip
+def test_gradients_agree_with_differences(yaml: Path) -> None:
+    pooling = shaken(build(load_yaml(yaml), dim=3)).double()
+    x = (torch.rand(2, 3, 3, 4, dtype=torch.float64) + 0.1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, *_: pooling(alone(x)), (x, *pooling.parameters()))
 
 
 @pytest.mark.parametrize("pooling", [GlobalAverage(4), GlobalMax(4), GeM(4)], ids=lambda p: type(p).__name__)

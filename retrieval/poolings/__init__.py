@@ -1,5 +1,19 @@
 """Every pooling sits on every backbone: a class with `dim`, `out_dim` and `forward(Features) -> (B, out_dim)`."""
 
-from retrieval.poolings.spatial import GeM, GlobalAverage, GlobalMax, StridedConv
+from retrieval.poolings.spatial import RMAC, GeM, GlobalAverage, GlobalMax, LogSumExp, StridedConv
+from retrieval.poolings.tokens import CLS, Attention, Gated, LastToken, MaxToken, MeanToken
 
-__all__ = ["GeM", "GlobalAverage", "GlobalMax", "StridedConv"]
+__all__ = [
+    "CLS",
+    "RMAC",
+    "Attention",
+    "Gated",
+    "GeM",
+    "GlobalAverage",
+    "GlobalMax",
+    "LastToken",
+    "LogSumExp",
+    "MaxToken",
+    "MeanToken",
+    "StridedConv",
+]

@@ -57,3 +57,71 @@ def strided_convolution(
     x = torch.where(mask[:, None], x, 0)
     x = F.conv2d(F.pad(x, pad), weight, stride=2, groups=groups) * (k * k / count.clamp(min=1))
     return x if bias is None else x + bias[:, None, None], mask[:, ::2, ::2]
+
+
+def log_sum_exp(x: Tensor, sharpness: float = 10.0, mask: Tensor | None = None) -> Tensor:
+    """(1/r) log mean exp(r x), between the average (r -> 0) and the maximum (r -> inf) (Pinheiro and Collobert, CVPR
+    2015, eq. 4)."""
+    x = at_least_float32(x)
+    x = x if mask is None else x.masked_fill(~mask[:, None], -torch.inf)
+    count = x.new_tensor(x.shape[-2] * x.shape[-1]) if mask is None else mask.sum((-2, -1)).to(x.dtype)[:, None]
+    return (torch.logsumexp(sharpness * x.flatten(2), -1) - count.log()) / sharpness
+
+
+def regions(height: int, width: int, levels: int = 3) -> list[tuple[int, int, int]]:
+    """(top, left, side) of R-MAC's squares (Tolias et al., ICLR 2016, section 3.2).
+
+    At level l their side is 2 min(H, W) / (l + 1), and l stand along the shorter side; along the longer as many more
+    as bring the overlap of neighbours at the first level nearest to 0.4.
+    """
+    short, long = min(height, width), max(height, width)
+    extra = min(range(1, 7), key=lambda n: abs(1 - (long - short) / n / short - 0.4)) if long > short else 0
+    squares = []
+    for level in range(1, levels + 1):
+        side = max(1, 2 * short // (level + 1))
+        rows, columns = (level + extra * (sides == long and long > short) for sides in (height, width))
+        tops, lefts = places(height, side, rows), places(width, side, columns)
+        squares += [(top, left, side) for top in tops for left in lefts]
+    return squares
+
+
+def places(length: int, side: int, count: int) -> list[int]:
+    """Starts of `count` windows spread evenly over a length, first at its start, last at its end."""
+    return [int(i * (length - side) / max(1, count - 1)) for i in range(count)]
+
+
+def regional_maximum(x: Tensor, levels: int = 3) -> Tensor:
+    """R-MAC: the maxima over the regions and over the map, each L2-normalised, summed (Tolias et al., ICLR 2016)."""
+    squares = [x[:, :, t : t + side, left : left + side] for t, left, side in regions(x.shape[2], x.shape[3], levels)]
+    return torch.stack([F.normalize(maximum(square), dim=1) for square in (x, *squares)]).sum(0)
+
+
+def attention(tokens: Tensor, queries: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(q . h / sqrt(d)) weighted sum of tokens (B, T, D) for each query (K, D): (B, K, D); masked tokens, mask
+    (B, T), weigh exactly 0 (Vaswani et al., NeurIPS 2017, eq. 1)."""
+    tokens = at_least_float32(tokens)
+    tokens = tokens if mask is None else torch.where(mask[..., None], tokens, 0)
+    with torch.autocast(tokens.device.type, enabled=False):
+        scores = queries.to(tokens.dtype) @ tokens.mT / tokens.shape[-1] ** 0.5
+        scores = scores if mask is None else scores.masked_fill(~mask[:, None], -torch.inf)
+        return scores.softmax(-1) @ tokens
+
+
+def gated(tokens: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None = None) -> Tensor:
+    """sum g_t h_t / sum g_t with g_t = sigmoid(w . h_t + b), tokens (B, T, D), weight (D,), bias (1,): (B, D)."""
+    tokens = at_least_float32(tokens)
+    tokens = tokens if mask is None else torch.where(mask[..., None], tokens, 0)
+    with torch.autocast(tokens.device.type, enabled=False):
+        gates = torch.sigmoid(tokens @ weight.to(tokens.dtype) + bias.to(tokens.dtype))
+        gates = gates if mask is None else torch.where(mask, gates, 0)
+        return (gates[:, None] @ tokens)[:, 0] / gates.sum(1, keepdim=True)
+
+
+def last_token(tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The last real token of each item, wherever it stands: (B, D)."""
+    tokens = at_least_float32(tokens)
+    if mask is None:
+        return tokens[:, -1]
+    places = torch.arange(tokens.shape[1], device=tokens.device)
+    last = torch.where(mask, places, -1).amax(1)
+    return tokens.gather(1, last[:, None, None].expand(-1, 1, tokens.shape[2]))[:, 0]

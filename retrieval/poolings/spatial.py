@@ -47,6 +47,42 @@ class GeM(nn.Module):
         return F.generalised_mean(features.patches, self.p, self.eps, features.mask)
 
 
+class LogSumExp(nn.Module):
+    """A smooth maximum: (1/r) log mean exp(r x), r = `sharpness`; the average at r -> 0, the maximum at r -> inf."""
+
+    def __init__(self, dim: int, sharpness: float = 10.0) -> None:
+        super().__init__()
+        if not float(sharpness) > 0:
+            raise InputError(f"log_sum_exp needs sharpness > 0, got {sharpness}")
+        self.dim = self.out_dim = dim
+        self.sharpness = float(sharpness)
+
+    def forward(self, features: Features) -> Tensor:
+        return F.log_sum_exp(features.patches, self.sharpness, features.mask)
+
+
+class RMAC(nn.Module):
+    """Sum of the L2-normalised maxima over square regions at `levels` sizes, and over the whole map.
+
+    A padded map is cut to its real rectangle first: its regions are those of the item alone.
+    """
+
+    def __init__(self, dim: int, levels: int = 3) -> None:
+        super().__init__()
+        if levels < 1:
+            raise InputError(f"rmac needs at least one level of regions, got levels = {levels}")
+        self.dim = self.out_dim = dim
+        self.levels = int(levels)
+
+    def forward(self, features: Features) -> Tensor:
+        x = F.at_least_float32(features.patches)
+        if features.mask is None:
+            return F.regional_maximum(x, self.levels)
+        sides = zip(features.mask.any(2).sum(1).tolist(), features.mask.any(1).sum(1).tolist(), strict=True)
+        items = [F.regional_maximum(x[i : i + 1, :, :h, :w], self.levels) for i, (h, w) in enumerate(sides)]
+        return torch.cat(items)
+
+
 class StridedConv(nn.Module):
     """`depth` learned stride-2 convolutions, then the average of what is left: any H x W gives (B, dim).
 
