@@ -39,7 +39,7 @@ class TimmBackbone(nn.Module):
             raise InputError(f"give backbone.pretrained or backbone.weights, not both (weights = {weights})")
         state = read_weights(weights) if weights else None
         self.name = name
-        self.model = create(name, bool(pretrained), dict(kwargs or {}))
+        self.model = create(name, bool(pretrained), kwargs := dict(kwargs or {}))
         if state is not None:
             load_weights(self.model, state, str(weights))
         cfg = self.model.pretrained_cfg
@@ -47,7 +47,7 @@ class TimmBackbone(nn.Module):
         self.std = tuple(float(v) for v in (std or cfg["std"]))
         self.patch = patch_of(self.model)
         dynamic = self.patch is not None and getattr(self.model, "dynamic_img_size", False)
-        self.fixed_size = fixed_size(self.model) if cfg.get("fixed_input_size") and not dynamic else None
+        self.fixed_size = fixed_size(self.model, kwargs) if cfg.get("fixed_input_size") and not dynamic else None
         self.multiple = self.patch or 1
         if self.patch is None:
             self.model.to(memory_format=torch.channels_last)
@@ -72,7 +72,8 @@ class TimmBackbone(nn.Module):
         return self._from_tokens(out, images.shape[-2], images.shape[-1])
 
     def _from_tokens(self, tokens: Tensor, height: int, width: int) -> Features:
-        assert self.patch is not None
+        if self.patch is None:
+            raise ValueError(f"its features are of shape {tuple(tokens.shape)}, and no grid of patches is known")
         skip = self.model.num_prefix_tokens
         cls = 0 if getattr(self.model, "cls_token", None) is None else 1
         patches = tokens[:, skip:].transpose(1, 2)
@@ -102,12 +103,10 @@ def create(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
             return timm.create_model(name, pretrained=pretrained, num_classes=0, **attempt)
         except TypeError as error:
             problem = error
-        except (OSError, RuntimeError, ValueError) as error:
-            if not pretrained:
-                raise
+        except (OSError, RuntimeError, ValueError, AssertionError) as error:
+            hint = "; a file of its weights can be given as backbone.weights=FILE" if pretrained else ""
             raise InputError(
-                f"pretrained weights of timm's '{name}' cannot be had: {error}; "
-                "a file of them can be given as backbone.weights=FILE"
+                f"timm cannot make '{name}' of {attempt}, pretrained = {pretrained}: {error}{hint}"
             ) from error
     raise InputError(f"timm's '{name}' refuses backbone.kwargs = {kwargs}: {problem}")
 
@@ -116,13 +115,16 @@ def patch_of(model: Any) -> int | None:
     """Side of a ViT's patches; None for a model whose features are a map already."""
     if not hasattr(model, "num_prefix_tokens") or not hasattr(model, "patch_embed"):
         return None
-    size = model.patch_embed.patch_size
+    size = getattr(model.patch_embed, "patch_size", None)
+    if size is None:
+        return None
     return int(size if isinstance(size, int) else size[0])
 
 
-def fixed_size(model: Any) -> tuple[int, int]:
-    size = getattr(getattr(model, "patch_embed", None), "img_size", None) or model.pretrained_cfg["input_size"][1:]
-    return int(size[0]), int(size[1])
+def fixed_size(model: Any, kwargs: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width of the one size that a model takes."""
+    size = kwargs.get("img_size") or model.pretrained_cfg["input_size"][1:]
+    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
 def read_weights(path: str) -> dict[str, Tensor]:
@@ -131,7 +133,15 @@ def read_weights(path: str) -> dict[str, Tensor]:
         raise InputError(f"backbone.weights: no file at {path}")
     try:
         state = timm.models.load_state_dict(path, weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError, OSError) as error:
+    except (
+        SafetensorError,
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        LookupError,
+        AttributeError,
+        OSError,
+    ) as error:
         raise InputError(f"backbone.weights: {path} is no .safetensors or .pth of plain tensors: {error}") from error
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"backbone.weights: {path} does not hold a mapping of names to tensors")

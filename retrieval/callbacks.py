@@ -31,13 +31,13 @@ class PoolingExponent(pl.Callback):
     """Logs GeM's p: `p`, or per channel `p/mean`, `p/min`, `p/max` and its deciles, and to W&B its histogram."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        p = exponent_of(pl_module)
+        p = pl_module.embedder.p
         if p is not None:
             for logger in trainer.loggers:
                 logger.log_metrics(summary(p), step=0)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
-        p = exponent_of(pl_module)
+        p = pl_module.embedder.p
         if p is None:
             return
         for name, value in summary(p).items():
@@ -75,14 +75,9 @@ class HeldOut(pl.Callback):
         return self.benchmark.judge(rows @ rows.T)["mAP"]
 
 
-def exponent_of(pl_module: Any) -> Tensor | None:
-    """The pooling's p, (1,) or (D,), or None."""
-    p = getattr(pl_module.embedder.pooling, "p", None)
-    return None if p is None else p.detach().float().cpu()
-
-
 def summary(p: Tensor) -> dict[str, float]:
     """{'p': value}, or mean, min, max and deciles when there is one per channel."""
+    p = p.float().cpu()
     if p.numel() == 1:
         return {"p": float(p)}
     deciles = {f"p/d{i}": float(torch.quantile(p, i / 10)) for i in range(1, 10)}

@@ -4,6 +4,7 @@ import difflib
 import functools
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -12,12 +13,13 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 ALLOWED = ("retrieval.", "torch.nn.", "torch.optim.", "lightning.pytorch.", "pytorch_metric_learning.")
-FREE_FORM = ("backbone.kwargs.",)  # handed to timm as they are, so no schema can name them
+FREE_FORM = ("backbone.kwargs.", "backbone.kwargs=")  # handed to timm as they are, so no schema can name them
 
 
 class InputError(ValueError):
@@ -75,8 +77,8 @@ def _target(cfg: dict[Any, Any]) -> type:
         target = hydra.utils.get_object(name)
     except (ImportError, ValueError) as error:
         raise InputError(f"_target_ {name} cannot be imported: {error}") from error
-    if not isinstance(target, type):
-        raise InputError(f"_target_ must be a class, {name} is a {type(target).__name__}")
+    if not isinstance(target, type) or not target.__module__.startswith(tuple(a.rstrip(".") for a in ALLOWED)):
+        raise InputError(f"_target_ must be a class of {', '.join(ALLOWED)} got {name}, which is {target}")
     return target
 
 
@@ -93,11 +95,6 @@ def arguments(target: type) -> set[str]:
     return names - {"self"}
 
 
-def save_yaml(cfg: DictConfig, path: Path) -> None:
-    """Write the config with every interpolation resolved."""
-    OmegaConf.save(cfg, path, resolve=True)
-
-
 def compose(name: str, overrides: list[str], output_dir: Path | str | None = None) -> DictConfig:
     """The config that `NAME.py OVERRIDES` would run with (for notebooks and tests)."""
     overrides = prepared([*overrides, *([f"output_dir={output_dir}"] if output_dir else [])])
@@ -108,7 +105,21 @@ def compose(name: str, overrides: list[str], output_dir: Path | str | None = Non
     cfg.pop("hydra")
     OmegaConf.resolve(cfg)
     OmegaConf.set_struct(cfg, True)
+    refuse_unknown(cfg, name)
     return cfg
+
+
+def refuse_unknown(cfg: DictConfig, name: str) -> None:
+    """Refuse keys that nothing reads: an experiment's YAML and `+key=value` may add any. Components check their own."""
+    schema = load_yaml(CONFIGS / f"{name}.yaml")
+    groups = {str(group) for entry in schema.defaults if isinstance(entry, DictConfig) for group in entry}
+    known = {"": {*map(str, schema), *groups} - {"defaults", "hydra", "experiment"}}
+    known |= {str(key): set(map(str, value)) for key, value in schema.items() if isinstance(value, DictConfig)}
+    for place, accepted in known.items():
+        for key in cfg if not place else cfg.get(place, ()):
+            if key not in accepted:
+                where = f"under '{place}'" if place else "at the top level"
+                raise InputError(f"unknown config key '{key}' {where}: {near(str(key), accepted)}")
 
 
 def overridden() -> set[str]:
@@ -120,7 +131,11 @@ def prepared(words: list[str]) -> list[str]:
     """Command-line words with free-form keys marked as additions, and Hydra's own folder put where output_dir is."""
     words = [f"++{word}" if word.startswith(FREE_FORM) else word for word in words]
     given = [word.split("=", 1)[1] for word in words if word.startswith("output_dir=")]
-    if given and not {"-m", "--multirun"} & set(words):
+    if given and {"-m", "--multirun"} & set(words):
+        raise InputError(
+            "the jobs of a sweep cannot share one output_dir: give hydra.sweep.dir=DIR, each has a folder there"
+        )
+    if given:
         words.append(f"hydra.run.dir={given[-1]}")
     return words
 
@@ -130,11 +145,20 @@ def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
         @functools.wraps(task)
+        def job(cfg: DictConfig) -> Any:
+            refuse_unknown(cfg, name)
+            try:
+                return task(cfg)
+            except InputError as error:  # a sweep goes on, and would name its first failure alone, at its end
+                if HydraConfig.get().mode is RunMode.MULTIRUN:
+                    print(f"error in {' '.join(HydraConfig.get().overrides.task)}: {explain(error)}", file=sys.stderr)
+                raise
+
         def run() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"
-            sys.argv[1:] = prepared(sys.argv[1:])
             try:
-                hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(task)()
+                sys.argv[1:] = prepared(sys.argv[1:])
+                hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(job)()
             except (InputError, HydraException, OmegaConfBaseException) as error:
                 sys.exit(f"error: {explain(error)}")
 
@@ -145,14 +169,15 @@ def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None
 
 def explain(error: Exception) -> str:
     """The error in words: a misspelt key or choice with near matches and what is accepted."""
-    if str(error).startswith("Caught "):  # in a worker process: what went wrong stands last
-        return str(error).strip().splitlines()[-1].partition(": ")[2]
+    if str(error).startswith("Caught "):  # in a worker process: after its traceback
+        return re.split(r"\nretrieval\.[\w.]+: ", str(error).strip())[-1]
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and isinstance(cause.parent_node, DictConfig):
         where = str(cause.full_key or cause.key).rsplit(".", 1)[0]
         place = f"under '{where}'" if "." in str(cause.full_key) else "at the top level"
         return f"unknown config key '{cause.key}' {place}: {near(str(cause.key), cause.parent_node)}"
-    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
-        return f"unknown {group or 'config'} '{choice}': {near(choice, error.options)}"
+        choices = [path.stem for path in (CONFIGS / group).glob("*.yaml")]
+        return f"unknown {group or 'config'} '{choice}': {near(choice, choices)}"
     return str(error)

@@ -43,11 +43,17 @@ class Embedder(nn.Module):
             return F.normalize(self.head(pooled), dim=-1)
 
     def preprocess(self, image: Image.Image, resolution: int) -> Tensor:
-        """(3, H, W), normalised: longer side at most `resolution`, never enlarged, sides as the backbone needs them."""
-        rgb = image.convert("RGB")
+        """(3, H, W), normalised: turned upright, longer side at most `resolution`, sides as the backbone needs them."""
+        rgb = images.to_rgb(image)
         size = self.backbone.fixed_size
         target = images.fit(rgb.size, resolution, self.backbone.multiple) if size is None else (size[1], size[0])
-        return self.normalised(rgb.resize(target, Image.Resampling.LANCZOS) if target != rgb.size else rgb)
+        return self.normalised(images.resized(rgb, target))
+
+    @property
+    def p(self) -> Tensor | None:
+        """The pooling's learned p, (1,) or one per channel (D,), without its gradient; None where it has none."""
+        p = getattr(self.pooling, "p", None)
+        return None if p is None else p.detach()
 
     def normalised(self, rgb: Image.Image) -> Tensor:
         """(3, H, W) by the backbone's mean and std."""
@@ -65,10 +71,16 @@ def from_config(cfg: Mapping[str, Any] | DictConfig) -> Embedder:
     return Embedder(backbone, pooling, build(cfg["head"], dim=pooling.out_dim))
 
 
+def completed(cfg: DictConfig, embedder: Embedder) -> DictConfig:
+    """The config with every interpolation resolved and the mean and std that the backbone turned out to have."""
+    whole: Any = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+    whole.backbone.mean, whole.backbone.std = list(embedder.backbone.mean), list(embedder.backbone.std)
+    return whole
+
+
 def save(embedder: Embedder, cfg: DictConfig, folder: Path) -> None:
     """Write `model.safetensors` and `config.yaml`, all that `load` needs."""
-    cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # pyright: ignore[reportAssignmentType]
-    cfg.backbone.mean, cfg.backbone.std = list(embedder.backbone.mean), list(embedder.backbone.std)
+    cfg = completed(cfg, embedder)
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous().cpu() for name, tensor in embedder.state_dict().items()}, folder / "tmp")
     (folder / "tmp").replace(folder / "model.safetensors")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,17 +12,19 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from retrieval import embedder, extraction, metrics, search
-from retrieval.config import InputError, build, load_yaml
+from retrieval.config import CONFIGS, InputError, build, load_yaml
 from retrieval.data.images import Photo
 from retrieval.embedder import Embedder
 from retrieval.extraction import Extract
 
 Row = dict[str, Any]
+VERSIONS = {library: version(library) for library in ("torch", "timm", "lightning", "numpy", "pillow")}
 NOT_TRAINED = "nothing: not trained"
 SHOWN, TOP = 8, 10  # queries kept for pictures, and how many photos of each ranking
 
@@ -48,6 +51,7 @@ class Subject:
     seed: int
     untrained: bool
     selected_by: str
+    trained_on: str | None
     settings: str
     config: str
 
@@ -66,18 +70,16 @@ def run(
     """
     extraction.check(model, extract.resolutions, extract.scales, extract.aspect)
     rows: list[Row] = []
-    pictures: list[Row] = []
     for resolution in extract.resolutions:
         start = time.perf_counter()
-        described = Descriptions(model, benchmarks, extract, resolution, cache)
+        described = Descriptions(model, benchmarks, extract, resolution, subject, cache)
         seconds = time.perf_counter() - start
         for name, benchmark in benchmarks.items():
             queries, gallery = described.of(benchmark.queries), described.of(benchmark.gallery)
             values = benchmark.judge(queries @ gallery.T)
             rows.append(row(model, name, benchmark, extract, resolution, subject, values, seconds))
-            pictures += rankings(name, benchmark, queries, gallery, resolution, subject)
-    append(output_dir / "results.json", rows)
-    append(output_dir / "rankings.json", pictures)
+            append(output_dir / "rankings.json", rankings(name, benchmark, queries, gallery, resolution, subject))
+            append(output_dir / "results.json", rows[-1:])
     return rows
 
 
@@ -86,6 +88,10 @@ def from_config(cfg: DictConfig, overridden: set[str]) -> list[Row]:
     if cfg.run and overridden & {"backbone", "pooling", "head", "seed", "output_dir"}:
         given = ", ".join(sorted(overridden & {"backbone", "pooling", "head", "seed", "output_dir"}))
         raise InputError(f"run={cfg.run} already has its own {given}: leave that out, or leave out run")
+    if not cfg.get("benchmark"):
+        raise InputError(
+            "nothing to judge on: give benchmark=folder, benchmark=landmarks or several as [folder,landmarks]"
+        )
     extract: Extract = build(cfg.extract)
     if cfg.run:
         model, output_dir = embedder.load(cfg.run), Path(cfg.run)
@@ -96,6 +102,7 @@ def from_config(cfg: DictConfig, overridden: set[str]) -> list[Row]:
         refuse_used(Path(cfg.output_dir))
         torch.manual_seed(cfg.seed)
         model, output_dir = embedder.from_config(cfg), Path(cfg.output_dir)
+        cfg = embedder.completed(cfg, model)
         about = subject(cfg, True, NOT_TRAINED)
     extraction.check(model, extract.resolutions, extract.scales, extract.aspect)
     benchmarks = {name: build(one) for name, one in cfg.benchmark.items()}
@@ -114,18 +121,26 @@ def refuse_used(output_dir: Path) -> None:
 def subject(cfg: DictConfig, untrained: bool, selected_by: str) -> Subject:
     """What the rows of this run say of its model; `settings` is alike for runs that differ in seed alone."""
     model = ("names", "backbone", "pooling", "head")
-    trained = (*model, "data", "loss", "optimizer", "schedule", "trainer", "lr_multipliers", "freeze_batchnorm")
-    settings = {key: plain(cfg[key]) for key in (model if untrained else trained) if key in cfg}
+    training = ("data", "loss", "optimizer", "schedule", "trainer", "callbacks", "lr_multipliers", "freeze_batchnorm")
+    settings = {key: plain(cfg[key]) for key in (model if untrained else (*model, *training)) if key in cfg}
     return Subject(
-        backbone=cfg.names.backbone if cfg.names.backbone != "timm" else cfg.backbone.name,
+        backbone=backbone_name(cfg),
         pooling=cfg.names.pooling,
         head=cfg.names.head,
         seed=int(cfg.seed),
         untrained=untrained,
         selected_by=selected_by,
+        trained_on=cfg.get("trained_on"),
         settings=digest(settings),
-        config=digest(plain(cfg)),
+        config=digest({key: value for key, value in plain(cfg).items() if key not in ("output_dir", "cache", "run")}),
     )
+
+
+def backbone_name(cfg: DictConfig) -> str:
+    """The YAML's name as chosen; timm's name where that was set by hand."""
+    described = CONFIGS / "backbone" / f"{cfg.names.backbone}.yaml"
+    by_hand = described.is_file() and plain(load_yaml(described))["name"] != cfg.backbone.name
+    return cfg.backbone.name if by_hand else cfg.names.backbone
 
 
 def digest(value: Any) -> str:
@@ -147,6 +162,7 @@ class Descriptions:
         benchmarks: Mapping[str, Benchmark],
         extract: Extract,
         resolution: int,
+        subject: Subject,
         cache: Path | None,
     ) -> None:
         photos = list(dict.fromkeys(p for b in benchmarks.values() for p in (*b.gallery, *b.queries)))
@@ -155,8 +171,11 @@ class Descriptions:
         def compute() -> NDArray[np.float32]:
             return extraction.describe(model, photos, resolution, **options, progress=True)
 
-        made_of = [*extraction.fingerprint(model, photos), resolution, options] if cache else []
-        self.rows = extraction.remembered(cache, made_of, compute) if cache else compute()
+        if cache is None:
+            self.rows = compute()
+        else:
+            made_of = [*extraction.fingerprint(model, photos), subject.settings, resolution, options, VERSIONS]
+            self.rows = extraction.remembered(cache, made_of, compute)
         self.index = {photo: i for i, photo in enumerate(photos)}
 
     def of(self, photos: Sequence[Photo]) -> NDArray[np.float32]:
@@ -178,18 +197,16 @@ def row(
     sizes = {"queries": len(benchmark.queries), "images": len(benchmark.gallery), "skipped": benchmark.skipped}
     how = {"resolution": resolution, "scales": list(extract.scales), "aspect": extract.aspect, "dtype": extract.dtype}
     how |= {"multiple": model.backbone.multiple, "device": extraction.device_of(extract.device).type}
-    network = {"p": p_of(model.pooling), "dim": model.dim, "parameters": parameters(model)}
-    judged = {"whitening": None, "rerank": None, "crop": getattr(benchmark, "crop", False), "metrics": dict(values)}
-    cost = {
-        "seconds": round(seconds, 2),
-        "versions": {n: version(n) for n in ("torch", "timm", "lightning", "numpy", "pillow")},
-    }
+    network = {"p": p_of(model), "dim": model.dim, "parameters": parameters(model)}
+    numbers = {name: None if math.isnan(value) else value for name, value in values.items()}  # JSON knows no NaN
+    judged = {"whitening": None, "rerank": None, "crop": getattr(benchmark, "crop", False), "metrics": numbers}
+    cost = {"seconds": round(seconds, 2), "versions": VERSIONS}
     return {"benchmark": name, **asdict(subject), **how, **sizes, **network, **judged, **cost}
 
 
-def p_of(pooling: nn.Module) -> float | dict[str, float] | None:
+def p_of(model: Embedder) -> float | dict[str, float] | None:
     """GeM's p: the value, or mean, min and max when it is per channel; None for other poolings."""
-    p = getattr(pooling, "p", None)
+    p = model.p
     if p is None:
         return None
     if p.numel() == 1:
@@ -235,12 +252,13 @@ def mark(image: int, relevant: NDArray, ignored: NDArray) -> str:
 
 
 def append(path: Path, rows: list[Row]) -> None:
-    """Add rows to a JSON list on disk; the file is replaced as a whole."""
+    """Add rows to a JSON list on disk; the file is replaced as a whole, one process at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    before = json.loads(path.read_text()) if path.is_file() else []
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(before + rows, indent=1))
-    part.replace(path)
+    with FileLock(path.with_suffix(".lock")):
+        before = json.loads(path.read_text()) if path.is_file() else []
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(before + rows, indent=1, allow_nan=False))
+        part.replace(path)
 
 
 def printed(rows: Sequence[Row]) -> str:
@@ -249,7 +267,7 @@ def printed(rows: Sequence[Row]) -> str:
     head = f"{'benchmark':12} {'pooling':14} {'':9} {'px':>5} " + " ".join(f"{n:>13}" for n in names)
     lines = [
         f"{r['benchmark']:12} {r['pooling']:14} {'untrained' if r['untrained'] else '':9} {r['resolution']:>5} "
-        + " ".join(f"{100 * r['metrics'][n]:13.1f}" if n in r["metrics"] else " " * 13 for n in names)
+        + " ".join(f"{100 * v:13.1f}" if (v := r["metrics"].get(n)) is not None else f"{'-':>13}" for n in names)
         for r in rows
     ]
     return "\n".join([head, *lines])

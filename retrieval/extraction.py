@@ -22,7 +22,13 @@ from retrieval.data.images import Photo, Size
 from retrieval.embedder import Embedder
 from retrieval.poolings import GeM
 
+# Read when the module is: what a running program computes does not change with its files.
+CODE = [path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py"))]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class NotFinite(InputError, FloatingPointError):
+    """A network that gives NaN or infinity."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +48,10 @@ class Extract:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        for name, values in (("resolutions", self.resolutions), ("scales", self.scales)):
-            if not values or not all(isinstance(v, (int, float)) and v > 0 for v in values):
-                raise InputError(f"extract.{name} must be a list of positive numbers, got {values}")
+        for name, values, kind in (("resolutions", self.resolutions, int), ("scales", self.scales, (int, float))):
+            if not isinstance(values, Sequence) or not values or not all(isinstance(v, kind) and v > 0 for v in values):
+                whole = "whole " if kind is int else ""
+                raise InputError(f"extract.{name} must be a list of positive {whole}numbers, got {values}")
         if self.aspect not in ("native", "square"):
             raise InputError(f"extract.aspect must be 'native' or 'square', got {self.aspect!r}")
         if self.dtype not in DTYPES:
@@ -64,6 +71,8 @@ def device_of(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise InputError(f"no device '{name}': accepted are auto, cpu, cuda, cuda:0, ...") from error
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device '{name}' is not one of auto, cpu, cuda, cuda:0, ...")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(f"device '{name}' was asked for, this machine has {torch.cuda.device_count()} GPUs")
     return device
@@ -93,8 +102,7 @@ class _Photos(Dataset[Tensor]):
         return len(self.photos)
 
     def __getitem__(self, index: int) -> Tensor:
-        rgb, size = images.decode(self.photos[index]), self.sizes[index]
-        return self.normalised(rgb.resize(size, Image.Resampling.LANCZOS) if size != rgb.size else rgb)
+        return self.normalised(images.resized(images.decode(self.photos[index]), self.sizes[index]))
 
 
 def describe(
@@ -112,7 +120,7 @@ def describe(
     """Descriptors (N, d), float32 unit rows in the order of `paths`.
 
     Photos of equal shape share a batch, so nothing is padded or distorted. An unreadable photo raises
-    UnreadablePhoto; a descriptor that is not finite raises FloatingPointError; both name the photo.
+    UnreadablePhoto; a descriptor that is not finite raises NotFinite; both name the photo.
     """
     check(embedder, [resolution], scales, aspect)
     photos = [path if isinstance(path, Photo) else Photo(str(path)) for path in paths]
@@ -185,8 +193,7 @@ def remembered(
     folder: Path, made_of: Sequence[object], compute: Callable[[], NDArray[np.float32]]
 ) -> NDArray[np.float32]:
     """What `compute` returns, kept in `folder` under a hash of all that it is made of, this package's code included."""
-    code = [path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py"))]
-    digest = hashlib.sha256(repr((made_of, torch.__version__, code)).encode()).hexdigest()[:32]
+    digest = hashlib.sha256(repr((made_of, CODE)).encode()).hexdigest()[:32]
     kept = folder / f"{digest}.npy"
     if not kept.is_file():
         rows = compute()
@@ -199,7 +206,7 @@ def remembered(
 
 def fingerprint(embedder: Embedder, photos: Sequence[Photo]) -> tuple[str, str]:
     """Hashes of every weight and of every photo's path, size, time of change and box."""
-    weights, files = hashlib.sha256(repr(embedder).encode()), hashlib.sha256()
+    weights, files = hashlib.sha256(), hashlib.sha256()
     for name, tensor in embedder.state_dict().items():
         weights.update(name.encode() + tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     for photo in photos:
@@ -211,4 +218,4 @@ def fingerprint(embedder: Embedder, photos: Sequence[Photo]) -> tuple[str, str]:
 def _finite(rows: NDArray[np.float32], photos: Sequence[Photo]) -> None:
     bad = [photo.path for photo, row in zip(photos, rows, strict=True) if not np.isfinite(row).all()]
     if bad:
-        raise FloatingPointError(f"{len(bad)} descriptors are not finite, the first of {bad[0]}")
+        raise NotFinite(f"{len(bad)} descriptors are not finite, the first of {bad[0]}")

@@ -59,9 +59,14 @@ def per_query(
     rows = {name: np.full(len(relevant), np.nan) for name in ["AP", *(f"P@{k}" for k in ks)]}
     for q, (row, wanted, left_out) in enumerate(zip(scores, relevant, ignored, strict=True)):
         wanted, left_out = np.asarray(wanted, dtype=np.int64), np.asarray(left_out, dtype=np.int64)
+        labelled = np.concatenate([wanted, left_out])
+        if len(labelled) and not (labelled.min() >= 0 and labelled.max() < len(row)):
+            raise ValueError(
+                f"labels of query {q} must be in 0 to {len(row) - 1}, got {labelled.min()} to {labelled.max()}"
+            )
         if not len(wanted):
             continue
-        ranks = ranks_of(row, np.concatenate([wanted, left_out]))
+        ranks = ranks_of(row, labelled)
         kept, removed = ranks[: len(wanted)], np.sort(ranks[len(wanted) :])
         kept = kept - np.searchsorted(removed, kept)
         rows["AP"][q] = average_precision(kept, len(wanted))

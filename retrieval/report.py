@@ -63,10 +63,10 @@ def rankings(found: Runs) -> list[list[dict[str, Any]]]:
     labelled = labels(found.rows)
     chosen: dict[tuple[Any, ...], dict[Model, dict[str, Any]]] = defaultdict(dict)
     for run in found.runs:
-        models = {(model.backbone, model.pooling, model.untrained): model for model in map(model_of, run.rows)}
+        models = {(model.settings, model.untrained): model for model in map(model_of, run.rows)}
         for entry in run.rankings:
             query = (entry["benchmark"], entry["query"]["path"], *(entry["query"].get("box") or ()))
-            if model := models.get((entry["backbone"], entry["pooling"], entry["untrained"])):
+            if model := models.get((entry["settings"], entry["untrained"])):
                 held = chosen[query].get(model, entry)
                 if (entry["resolution"], -entry["seed"]) >= (held["resolution"], -held["seed"]):
                     label = labelled[model] + (", untrained" if model.untrained else "")

@@ -14,7 +14,7 @@ History = Mapping[str, Mapping[int, float]]  # column of metrics.csv -> step -> 
 
 ANY = {"benchmark": str, "backbone": str, "pooling": str, "resolution": int, "seed": int, "untrained": bool}
 RESULT = {**ANY, "scales": list, "settings": str, "metrics": dict}
-RANKING = {**ANY, "query": dict, "ap": (int, float), "top": list}
+RANKING = {**ANY, "settings": str, "query": dict, "ap": (int, float), "top": list}
 P = ("mean", "min", "max")
 EVALUATED = ("scales", "aspect", "crop", "dtype", "whitening", "rerank")  # rows that differ here share no mean
 

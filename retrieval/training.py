@@ -9,8 +9,9 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -23,11 +24,7 @@ from retrieval.config import InputError, build
 from retrieval.data.module import FolderData
 from retrieval.embedder import Embedder
 from retrieval.evaluation import Row, plain, refuse_used, subject
-from retrieval.extraction import Extract
-
-
-class NotFinite(InputError):
-    """Training met NaN or infinity."""
+from retrieval.extraction import Extract, NotFinite
 
 
 class WarmupCosine(LambdaLR):
@@ -74,7 +71,7 @@ class Retrieval(pl.LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        p = getattr(self.embedder.pooling, "p", None)
+        p = self.embedder.p
         if p is not None and not (torch.isfinite(p).all() and (p > 0).all()):
             raise NotFinite(f"p left (0, inf) at step {self.global_step}: min {float(p.min())}, max {float(p.max())}")
 
@@ -119,36 +116,52 @@ def fit(cfg: DictConfig) -> list[Row]:
     """
     output_dir = Path(cfg.output_dir)
     quieted()
-    refuse_used(output_dir)
-    refuse_absent_gpu(cfg.trainer.accelerator)
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    embedder = embedders.from_config(cfg)
-    data: FolderData = build(cfg.data, seed=cfg.seed)
-    data.check(embedder.backbone.multiple, embedder.backbone.fixed_size)
-    data.prepare(embedder.backbone.mean, embedder.backbone.std)
+    refuse(cfg, output_dir)
     extract: Extract = build(cfg.extract)
+    pl.seed_everything(int(cfg.seed), workers=True, verbose=False)
+    embedder = embedders.from_config(cfg)
     extraction.check(embedder, extract.resolutions, extract.scales, extract.aspect)
+    data: FolderData = build(cfg.data, seed=int(cfg.seed), mean=embedder.backbone.mean, std=embedder.backbone.std)
+    data.check(embedder.backbone.multiple, embedder.backbone.fixed_size)
     benchmarks = {name: build(one) for name, one in (cfg.get("benchmark") or {}).items()}
     loss = losses.from_config(cfg.loss, data.num_classes, embedder.dim)
     module = Retrieval(
         embedder, loss, plain(cfg.optimizer), plain(cfg.schedule), plain(cfg.lr_multipliers), cfg.freeze_batchnorm
     )
     trainer = trainer_of(cfg, data, extract, output_dir)
+    cfg = embedders.completed(cfg, embedder)
+    cfg.trained_on = data.summary
     output_dir.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, output_dir / "config.yaml", resolve=True)
+    OmegaConf.save(cfg, output_dir / "config.yaml")
 
     rows: list[Row] = []
     if cfg.evaluate_untrained:
         before = subject(cfg, untrained=True, selected_by=evaluation.NOT_TRAINED)
         cache = Path(cfg.cache) / "descriptors"
         rows += evaluation.run(embedder, benchmarks, extract, before, output_dir, cache)
+    pl.seed_everything(int(cfg.seed), workers=True, verbose=False)  # whatever was described, or found, before
     trainer.fit(module, data)
-    selected_by = select(trainer, module, data)
-    with open_dict(cfg):
-        cfg.selected_by = selected_by
+    cfg.selected_by = select(trainer, module, data)
     embedders.save(embedder, cfg, output_dir)
-    rows += evaluation.run(embedder, benchmarks, extract, subject(cfg, False, selected_by), output_dir)
+    rows += evaluation.run(embedder, benchmarks, extract, subject(cfg, False, cfg.selected_by), output_dir)
     return rows
+
+
+def refuse(cfg: DictConfig, output_dir: Path) -> None:
+    """What can be refused by reading the config alone."""
+    refuse_used(output_dir)
+    if not isinstance(cfg.seed, int):
+        raise InputError(f"seed must be a whole number, got {cfg.seed!r}")
+    if cfg.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise InputError(
+            f"trainer.accelerator={cfg.trainer.accelerator} was asked for, this machine has no GPU; accepted: auto, cpu"
+        )
+    if cfg.trainer.devices != 1:
+        raise InputError(f"trainer.devices must be 1, batches are not yet shared out; got {cfg.trainer.devices}")
+    if not isinstance(cfg.trainer.max_epochs, int) or cfg.trainer.max_epochs < 1:
+        raise InputError(f"trainer.max_epochs must be a whole number, at least 1, got {cfg.trainer.max_epochs}")
+    stand_in = build(cfg.optimizer, params=[nn.Parameter(torch.zeros(1))])
+    build(cfg.schedule, optimizer=stand_in, total_steps=10)
 
 
 def quieted() -> None:
@@ -174,7 +187,10 @@ def trainer_of(cfg: DictConfig, data: FolderData, extract: Extract, output_dir: 
     callbacks.append(
         ModelCheckpoint(output_dir / "checkpoints", save_weights_only=True, save_on_train_epoch_end=True, **kept)
     )
-    return build(cfg.trainer, logger=loggers, callbacks=callbacks, default_root_dir=output_dir)
+    try:
+        return build(cfg.trainer, logger=loggers, callbacks=callbacks, default_root_dir=output_dir)
+    except MisconfigurationException as error:
+        raise InputError(f"trainer: {error}") from error
 
 
 def select(trainer: pl.Trainer, module: Retrieval, data: FolderData) -> str:
@@ -186,11 +202,3 @@ def select(trainer: pl.Trainer, module: Retrieval, data: FolderData) -> str:
     state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
     module.load_state_dict(state["state_dict"])
     return f"mAP {float(best.best_model_score):.4f} on {len(data.validation.landmarks)} held-out training landmarks"  # pyright: ignore[reportArgumentType]
-
-
-def refuse_absent_gpu(accelerator: str) -> None:
-    """A GPU that was asked for and is not there is refused."""
-    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise InputError(
-            f"trainer.accelerator={accelerator} was asked for, this machine has no GPU; accepted: auto, cpu"
-        )

@@ -1,15 +1,16 @@
 """Tiny real objects: photos on disk, timm's smallest models."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
-os.environ["WANDB_MODE"] = "offline"
 torch.set_num_threads(1)
+settings.register_profile("any machine", deadline=None)  # timing is no claim of a test
+settings.load_profile("any machine")
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
 

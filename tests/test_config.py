@@ -1,11 +1,11 @@
 """From YAML and command line to objects; wrong words are named with what is accepted."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
 from retrieval.config import CONFIGS, InputError, build, compose, load_yaml, near, prepared
 from retrieval.poolings import GeM
@@ -65,13 +65,19 @@ def test_a_function_is_no_component() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}")
-def test_every_yaml_composes_by_its_name(path: Path, tmp_path: Path) -> None:
+def test_every_yaml_composes_by_its_name(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHOTOS", "x")
+    monkeypatch.setenv("WEIGHTS", "y")
     group = path.parent.name
     asked = f"{group}=[{path.stem}]" if group in ("benchmark", "logger", "callbacks") else f"{group}={path.stem}"
     given = {"data/folder": ["data.root=x"], "benchmark/folder": ["benchmark.folder.root=x"]}
     words = given.get(f"{group}/{path.stem}", []) + (["backbone.name=resnet18"] if path.stem == "timm" else [])
     cfg = compose("train", [asked, *words], tmp_path)
-    assert group == "experiment" or OmegaConf.to_container(cfg)[group]  # pyright: ignore
+    if group == "experiment":
+        assert cfg.names.pooling == "gem"
+    else:
+        chosen = cfg[group][path.stem] if group in ("benchmark", "logger", "callbacks") else cfg[group]
+        assert chosen._target_ == load_yaml(path)._target_
 
 
 def test_two_benchmarks_keep_their_own_names(tmp_path: Path) -> None:
@@ -81,6 +87,22 @@ def test_two_benchmarks_keep_their_own_names(tmp_path: Path) -> None:
 
 def test_arguments_for_timm_are_free_form(tmp_path: Path) -> None:
     assert compose("train", ["backbone.kwargs.pad_type=same"], tmp_path).backbone.kwargs == {"pad_type": "same"}
+
+
+@pytest.mark.parametrize("word", ["+seeed=3", "+lr_multipliers.pp=3", "+names.pool=x"])
+def test_keys_that_nothing_reads_are_refused_even_when_added(tmp_path: Path, word: str) -> None:
+    with pytest.raises(InputError, match="unknown config key '(seeed|pp|pool)'.*accepted"):
+        compose("train", [word], tmp_path)
+
+
+def test_jobs_of_a_sweep_do_not_share_an_output_folder() -> None:
+    with pytest.raises(InputError, match=r"give hydra\.sweep\.dir=DIR"):
+        prepared(["-m", "output_dir=x"])
+
+
+def test_a_class_reached_through_an_allowed_module_is_refused() -> None:
+    with pytest.raises(InputError, match="must be a class of"):
+        build({"_target_": "retrieval.data.images.ThreadPoolExecutor"})
 
 
 def test_hydra_writes_into_the_output_folder() -> None:
@@ -98,6 +120,36 @@ def test_a_misspelt_key_on_the_command_line_is_named() -> None:
 
 def test_an_unknown_pooling_on_the_command_line_is_named_with_near_matches() -> None:
     assert "unknown pooling 'gemm': did you mean gem?" in refusal("pooling=gemm")
+
+
+def test_an_unknown_benchmark_in_a_list_is_named_with_near_matches() -> None:
+    assert "unknown benchmark 'foldr': did you mean folder?" in refusal("benchmark=[foldr]")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["data.root=PHOTOS", "data.landmarks_per_batch=9"], "landmarks_per_batch = 9 is more than the 4 landmarks"),
+        (["data.root=PHOTOS", "seed=abc"], "seed must be a whole number, got 'abc'"),
+        (["data.root=PHOTOS", "optimizer.lr=-1"], "torch.optim.AdamW cannot be made of"),
+        (["data.root=PHOTOS", "schedule.warmup=1.5"], "schedule.warmup is a share of the steps"),
+        (["data.root=PHOTOS", "trainer.devices=2"], "trainer.devices must be 1"),
+        (["data.root=PHOTOS", "backbone.name=resnet5"], "timm 1.* has no backbone 'resnet5'.*resnet50"),
+        (["data.root=/nowhere"], "no folder of photos at /nowhere"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(
+    photos: Path, tmp_path: Path, words: list[str], said: str
+) -> None:
+    given = [
+        "data=folder",
+        "backbone=timm",
+        "backbone.name=test_resnet",
+        f"output_dir={tmp_path / 'run'}",
+        "logger=csv",
+    ]
+    assert re.search(said, refusal(*given, *[word.replace("PHOTOS", str(photos)) for word in words]))
+    assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 def test_a_missing_folder_of_photos_is_named_by_its_key() -> None:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from retrieval import embedder
 from retrieval.config import CONFIGS, InputError, load_yaml
+from retrieval.data.images import ORIENTATION
 
 POOLINGS = sorted(path.stem for path in (CONFIGS / "pooling").glob("*.yaml"))
 
@@ -53,6 +54,14 @@ def test_preprocessing_keeps_the_ratio_and_normalises() -> None:
     pixels = model.preprocess(Image.new("RGB", (200, 100), "white"), 96)
     assert pixels.shape == (3, 48, 96)
     assert pixels[0, 0, 0].item() == pytest.approx((1 - model.backbone.mean[0]) / model.backbone.std[0])
+
+
+def test_preprocessing_turns_a_photo_as_describing_does(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    Image.new("RGB", (60, 40)).save(tmp_path / "turned.jpg", exif=exif)
+    model = embedder.from_config(described())
+    assert model.preprocess(Image.open(tmp_path / "turned.jpg"), 90).shape == (3, 60, 40)
 
 
 def test_a_vits_sides_become_multiples_of_its_patch() -> None:

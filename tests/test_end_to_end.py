@@ -52,7 +52,9 @@ def test_a_run_is_judged_again_to_the_same_digits(sweep: Path, photos: Path) -> 
     before = json.loads((run / "results.json").read_text())[-1]
     words = ["benchmark=folder", f"benchmark.folder.root={photos}", "extract.resolutions=[64]", "extract.workers=0"]
     assert "mAP" in command("eval.py", f"run={run}", *words)
-    assert json.loads((run / "results.json").read_text())[-1]["metrics"] == pytest.approx(before["metrics"])
+    after = json.loads((run / "results.json").read_text())[-1]
+    assert after["metrics"] == pytest.approx(before["metrics"])
+    assert after["settings"] == before["settings"]
 
 
 def test_the_report_of_a_sweep_has_a_line_for_each_pooling(sweep: Path) -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrieval import config, evaluation
+from retrieval import config, embedder, evaluation
 from retrieval.benchmarks.folder import Folder
 from retrieval.benchmarks.revisited import Landmarks, Revisited, checked
 from retrieval.config import InputError, load_yaml
+from retrieval.extraction import Extract
 
 TRUTH = {"imlist": ["arch/0.jpg", "arch/1.jpg", "dome/0.jpg"], "qimlist": ["arch/2.jpg"]}
 LABELS = {"bbx": [4.6, 2.2, 60.1, 61.0], "easy": [0], "hard": [1], "junk": []}
@@ -50,6 +51,23 @@ def test_an_output_folder_with_another_run_is_refused(photos: Path, tmp_path: Pa
     off_the_shelf(photos, tmp_path, "extract.resolutions=[48]")
     with pytest.raises(InputError, match="holds another run"):
         off_the_shelf(photos, tmp_path, "extract.resolutions=[48]")
+
+
+def test_a_backbone_set_by_hand_is_called_by_its_own_name(tmp_path: Path) -> None:
+    cfg = config.compose("eval", ["backbone=resnet18", "backbone.name=resnet34"], tmp_path)
+    assert evaluation.backbone_name(cfg) == "resnet34"
+
+
+def test_poolings_that_differ_in_a_setting_share_no_kept_descriptors(photos: Path, tmp_path: Path) -> None:
+    described = []
+    for levels in (1, 3):
+        given = ["backbone=timm", "backbone.name=test_resnet", "pooling=rmac", f"pooling.levels={levels}"]
+        cfg = config.compose("eval", given, tmp_path)
+        model, about = embedder.from_config(cfg), evaluation.subject(cfg, True, "")
+        folder = {"folder": Folder(str(photos))}
+        kept = evaluation.Descriptions(model, folder, Extract([96], workers=0), 96, about, tmp_path / "cache")
+        described.append(kept.rows)
+    assert not np.allclose(described[0], described[1])
 
 
 def test_a_model_given_beside_a_run_is_refused(photos: Path, tmp_path: Path) -> None:

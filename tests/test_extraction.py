@@ -12,7 +12,7 @@ from retrieval import config, embedder, extraction
 from retrieval.config import InputError
 from retrieval.data.images import Photo, UnreadablePhoto
 from retrieval.embedder import Embedder
-from retrieval.extraction import Extract, describe
+from retrieval.extraction import Extract, NotFinite, describe
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_descriptors_that_are_not_finite_are_refused_by_path(paths: list[Path]) 
     network = model("gap")
     with torch.no_grad():
         next(network.parameters()).fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match=r"2 descriptors are not finite, the first of .*\.jpg"):
+    with pytest.raises(NotFinite, match=r"2 descriptors are not finite, the first of .*\.jpg"):
         describe(network, paths[:2], 64)
 
 
@@ -107,7 +107,9 @@ def test_a_backbone_of_one_size_describes_squares(paths: list[Path]) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"resolutions": []}, r"extract\.resolutions must be a list of positive numbers"),
+        ({"resolutions": []}, r"extract\.resolutions must be a list of positive whole numbers"),
+        ({"resolutions": [224.5]}, r"extract\.resolutions must be a list of positive whole numbers"),
+        ({"device": "mps"}, "device 'mps' is not one of"),
         ({"scales": [1, -1]}, r"extract\.scales must be a list of positive numbers"),
         ({"aspect": "wide"}, "'native' or 'square', got 'wide'"),
         ({"dtype": "int8"}, "one of float32, bfloat16, float16, got 'int8'"),

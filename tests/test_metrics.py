@@ -80,6 +80,12 @@ def test_nan_scores_are_refused() -> None:
         metrics.revisited(np.array([[np.nan, 0.0]]), [{"easy": [1], "hard": [], "junk": []}])
 
 
+@pytest.mark.parametrize("index", [-1, 2])
+def test_labels_outside_the_gallery_are_refused(index: int) -> None:
+    with pytest.raises(ValueError, match="labels of query 0 must be in 0 to 1"):
+        metrics.revisited(np.zeros((1, 2)), [{"easy": [index], "hard": [], "junk": []}])
+
+
 def test_scores_with_a_row_too_few_are_refused() -> None:
     with pytest.raises(ValueError, match="each of the 2 queries"):
         metrics.revisited(np.zeros((1, 3)), [{"easy": [1], "hard": [], "junk": []}] * 2)

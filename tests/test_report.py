@@ -61,7 +61,8 @@ def ranking(query: str, top: list[str], **other: Any) -> dict[str, Any]:
     found = [{"path": path, "box": None, "score": 0.9, "mark": marks[i % 3]} for i, path in enumerate(top)]
     row = {
         "benchmark": "landmarks", "resolution": 224, "untrained": False, "pooling": "gem", "backbone": "resnet10t",
-        "seed": 0, "query": {"path": query, "box": [10, 10, 300, 200]}, "ap": 0.425, "top": found,
+        "seed": 0, "settings": "aaaaaaaaaa", "query": {"path": query, "box": [10, 10, 300, 200]}, "ap": 0.425,
+        "top": found,
     }  # fmt: skip
     return row | other
 

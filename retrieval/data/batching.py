@@ -1,7 +1,7 @@
 """Which photos go together: landmarks x photos for training, equal shapes for extraction."""
 
 import math
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
@@ -40,25 +40,29 @@ class LandmarkBatches(Sampler[list[Draw]]):
     def __iter__(self) -> Iterator[list[Draw]]:
         rng = np.random.default_rng([self.seed, self.epoch])
         self.epoch += 1
-        landmarks = rounds(np.arange(len(self.members)), rng)
-        photos = [rounds(members, rng) for members in self.members]
+        landmarks = Rounds(range(len(self.members)), rng)
+        photos = [Rounds(members.tolist(), rng) for members in self.members]
         for _ in range(self.batches):
-            chosen = distinct(landmarks, self.landmarks)
-            yield [(next(photos[c]), int(rng.integers(2**31))) for c in chosen for _ in range(self.photos)]
+            chosen = [index for c in landmarks.take(self.landmarks) for index in photos[c].take(self.photos)]
+            yield [(index, int(rng.integers(2**31))) for index in chosen]
 
 
-def rounds(items: np.ndarray, rng: np.random.Generator) -> Iterator[int]:
-    """The items in shuffled order, over and over."""
-    while True:
-        yield from (int(item) for item in rng.permutation(items))
+class Rounds:
+    """The items in shuffled order, over and over; what clashes with the same taking waits for the next one."""
 
+    def __init__(self, items: Sequence[int], rng: np.random.Generator) -> None:
+        self.items, self.rng, self.waiting = items, rng, deque[int]()
 
-def distinct(items: Iterator[int], count: int) -> list[int]:
-    """The next `count` items that differ: where one round ends and another begins an item may come twice."""
-    chosen: dict[int, None] = {}
-    while len(chosen) < count:
-        chosen.setdefault(next(items))
-    return list(chosen)
+    def take(self, count: int) -> list[int]:
+        """The next `count` items, none twice unless there are fewer."""
+        taken: list[int] = []
+        clashes: list[int] = []
+        while len(taken) < count:
+            self.waiting = self.waiting or deque(int(item) for item in self.rng.permutation(self.items))
+            item = self.waiting.popleft()
+            (clashes if item in taken and len(set(taken)) < len(self.items) else taken).append(item)
+        self.waiting.extendleft(reversed(clashes))
+        return taken
 
 
 def by_shape(shapes: Sequence[Hashable], batch_size: int) -> list[list[int]]:

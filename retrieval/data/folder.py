@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tqdm import tqdm
+
 from retrieval.config import InputError
 from retrieval.data.images import SUFFIXES, Photo, found, unreadable
 
@@ -35,6 +37,9 @@ def read(root: str | Path, on_unreadable: str = "refuse") -> LandmarkPhotos:
     photos = {d.name: [Photo(str(path)) for path in found(d)] for d in folders}
     if not any(photos.values()):
         raise InputError(f"{root} holds no photos: expected <landmark>/<image> with {', '.join(SUFFIXES)}")
+    others = sum(1 for d in (root, *folders) for p in d.iterdir() if not p.name.startswith(".")) - len(folders)
+    if others := others - sum(map(len, photos.values())):
+        tqdm.write(f"{root}: {others} files or folders are left out, being no <landmark>/<image> of a known kind")
     everything = [photo for group in photos.values() for photo in group]
     skipped = set(unreadable(everything, on_unreadable))
     kept = {name: [p for p in group if p.path not in skipped] for name, group in photos.items()}

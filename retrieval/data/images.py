@@ -47,12 +47,22 @@ def decode(photo: Photo) -> Image.Image:
     """The photo in RGB, turned and cropped to its box."""
     try:
         with Image.open(photo.path) as image:
-            if image.mode[0] in "IF":
-                raise ValueError(f"its pixels are {image.mode}, accepted are 8-bit grey, colour, palette and CMYK")
-            rgb = (ImageOps.exif_transpose(image) if photo.upright else image).convert("RGB")
+            rgb = to_rgb(image, photo.upright)
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise UnreadablePhoto(f"unreadable photo {photo.path}: {error}") from error
     return rgb.crop(whole_pixels(photo.box)) if photo.box else rgb
+
+
+def to_rgb(image: Image.Image, upright: bool = True) -> Image.Image:
+    """The image in RGB, turned as its EXIF data says if `upright`; pixels of more than 8 bits are refused."""
+    if image.mode[0] in "IF":
+        raise ValueError(f"its pixels are {image.mode}, accepted are 8-bit grey, colour, palette and CMYK")
+    return (ImageOps.exif_transpose(image) if upright else image).convert("RGB")
+
+
+def resized(rgb: Image.Image, size: Size) -> Image.Image:
+    """The image at a size, by Lanczos; untouched if it has it."""
+    return rgb if rgb.size == size else rgb.resize(size, Image.Resampling.LANCZOS)
 
 
 def whole_pixels(box: tuple[float, float, float, float]) -> tuple[int, int, int, int]:
@@ -110,27 +120,26 @@ def found(root: Path) -> list[Path]:
 
 
 def unreadable(photos: Sequence[Photo], on_unreadable: str) -> list[str]:
-    """Paths of the photos to be left out.
+    """Paths of the photos to be left out; every photo is decoded, as a header says nothing of what is cut off.
 
-    on_unreadable: 'refuse' reads every header and raises UnreadablePhoto at the first fault; 'skip' decodes every
-    photo, says on the terminal which cannot be, and returns those.
+    on_unreadable: 'refuse' raises UnreadablePhoto at the first fault; 'skip' names them on the terminal.
     """
     if on_unreadable not in ("refuse", "skip"):
         raise InputError(f"on_unreadable must be 'refuse' or 'skip', got {on_unreadable!r}")
-    if on_unreadable == "refuse":
-        for photo in photos:
-            full_size(photo)
-        return []
+    skipped = []
     with ThreadPoolExecutor() as pool:
-        faults = list(tqdm(pool.map(_fault, photos), "checking photos", len(photos), leave=False, disable=None))
-    for fault in filter(None, faults):
-        tqdm.write(f"skipped: {fault}")
-    return [photo.path for photo, fault in zip(photos, faults, strict=True) if fault]
+        for fault in tqdm(pool.map(_fault, photos), "checking photos", len(photos), leave=False, disable=None):
+            if fault and on_unreadable == "refuse":
+                raise fault[1]
+            if fault:
+                tqdm.write(f"skipped: {fault[1]}")
+                skipped.append(fault[0])
+    return skipped
 
 
-def _fault(photo: Photo) -> UnreadablePhoto | None:
+def _fault(photo: Photo) -> tuple[str, UnreadablePhoto] | None:
     try:
         decode(photo)
     except UnreadablePhoto as error:
-        return error
+        return photo.path, error
     return None

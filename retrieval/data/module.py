@@ -21,6 +21,7 @@ SPLIT_SEED = 0  # the same landmarks are held out whatever the run's seed, so th
 class FolderData(pl.LightningDataModule):
     """Photos `root/<landmark>/<image>`, P landmarks x K photos a batch, random crops of `resolution` pixels.
 
+    mean and std are the backbone's; `summary` says what there is to train on.
     validation: this many landmarks are held out whole; the lists of `groups` name landmarks that stand together and
     stay on one side. crop: least share of a photo that a random crop keeps. jitter: strength of colour changes.
     """
@@ -29,6 +30,8 @@ class FolderData(pl.LightningDataModule):
         self,
         root: str,
         seed: int,
+        mean: Sequence[float],
+        std: Sequence[float],
         on_unreadable: str = "refuse",
         validation: int = 0,
         groups: Sequence[Sequence[str]] = (),
@@ -47,19 +50,22 @@ class FolderData(pl.LightningDataModule):
         held_out = hold_out(photos.landmarks, int(validation), groups)
         self.train = photos.of([name for name in photos.landmarks if name not in held_out])
         self.validation = photos.of(held_out) if held_out else None
-        self.skipped = photos.skipped
+        out = f", {len(held_out)} landmarks held out" if held_out else ""
+        skipped = f", {photos.skipped} photos skipped" if photos.skipped else ""
+        self.summary = f"{len(self.train.photos)} photos of {len(self.train.landmarks)} landmarks{out}{skipped}"
         self.resolution, self.workers = int(resolution), int(workers)
         names = {name: i for i, name in enumerate(self.train.landmarks)}
         self.labels = [names[label] for label in self.train.labels]
         self.num_classes = len(names)
         self.batches = LandmarkBatches(self.labels, landmarks_per_batch, photos_per_landmark, seed)
-        self.augment = T.Compose(
+        augment = T.Compose(
             [
                 T.RandomResizedCrop(self.resolution, (crop, 1.0), antialias=True),
                 *([T.RandomHorizontalFlip()] if flip else []),
                 *([T.ColorJitter(jitter, jitter, jitter)] if jitter else []),
             ]
         )
+        self.dataset = TrainingPhotos(self.train, self.labels, augment, mean, std)
 
     def check(self, multiple: int, fixed_size: tuple[int, int] | None) -> None:
         """Refuse a crop that the backbone cannot take."""
@@ -67,10 +73,6 @@ class FolderData(pl.LightningDataModule):
         if self.resolution != wanted:
             rule = f"{wanted} x {wanted} only" if fixed_size else f"sides that are multiples of {multiple}"
             raise InputError(f"the backbone takes {rule}, got data.resolution = {self.resolution}; nearest: {wanted}")
-
-    def prepare(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Take over the backbone's normalisation."""
-        self.dataset = TrainingPhotos(self.train, self.labels, self.augment, mean, std)
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(
@@ -123,13 +125,13 @@ def hold_out(names: Sequence[str], count: int, groups: Sequence[Sequence[str]] =
     if len(set(grouped)) < len(grouped):
         raise InputError("data.groups must name each landmark once")
     units = [list(group) for group in groups] + [[name] for name in names if name not in set(grouped)]
-    chosen: list[str] = []
+    reached: dict[int, list[str]] = {0: []}
     for i in np.random.default_rng(SPLIT_SEED).permutation(len(units)):
-        if len(chosen) + len(units[i]) <= count:
-            chosen += units[i]
-    if len(chosen) != count or count == 1 or len(names) - count < 2:
+        for size, chosen in list(reached.items()):
+            reached.setdefault(size + len(units[i]), chosen + units[i])
+    if count not in reached or count == 1 or len(names) - count < 2:
         raise InputError(
             f"data.validation must be 0, or at least 2 landmarks and leave 2 to train on, in whole groups; got {count} "
             f"of {len(names)} landmarks in units of {sorted(map(len, units))}"
         )
-    return sorted(chosen)
+    return sorted(reached[count])
