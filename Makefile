@@ -1,11 +1,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
+DEMO ?= runs/demo_$(shell date +%Y-%m-%d_%H-%M-%S)
+SWEEP ?= runs/photos
 PHOTOS ?= photos
 WEIGHTS ?= mobilenetv2_100.safetensors
-SWEEP ?= runs/photos
-DEMO := runs/demo_$(shell date +%Y-%m-%d_%H-%M-%S)
 
-.PHONY: setup demo test check photos clean help
+.PHONY: help setup demo test check photos figures clean
 
 help:            ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -14,7 +14,6 @@ setup: .venv/ready  ## make .venv from the pinned requirements
 
 .venv/ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --progress-bar off -r requirements.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
@@ -23,7 +22,7 @@ demo: setup      ## train gap, max, gem and strided_conv on the embedded landmar
 	$(BIN)/python train.py -m experiment=demo pooling=gap,max,gem,strided_conv hydra.sweep.dir=$(DEMO)
 	$(BIN)/python -m retrieval.report $(DEMO)
 	@cat $(DEMO)/report.md
-	@echo "Look at the table, the curve of p and ranked photos in $(DEMO)/report.html"
+	@echo "The table, the curve of p and ranked photos: $(CURDIR)/$(DEMO)/report.html"
 
 test: setup      ## all tests (those marked gpu skip without one)
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
@@ -37,6 +36,13 @@ photos: setup    ## the measured sweep: PHOTOS=DIR with train/ and test/, WEIGHT
 	PHOTOS=$(PHOTOS) WEIGHTS=$(WEIGHTS) $(BIN)/python train.py -m experiment=photos \
 		pooling=gap,max,gem,strided_conv seed=0,1,2 hydra.sweep.dir=$(SWEEP)
 	$(BIN)/python -m retrieval.report $(SWEEP)
+
+figures: setup   ## tables and pictures of README.md from DEMO=DIR and SWEEP=DIR
+	$(BIN)/python -m retrieval.report $(DEMO) --insert README.md --marker demo --charts docs/demo
+	$(BIN)/python -m retrieval.report $(SWEEP) --insert README.md --marker photos --charts $(SWEEP)/charts
+	mkdir -p docs/photos && cp $(SWEEP)/charts/p.svg $(SWEEP)/charts/resolution.svg docs/photos
+	$(BIN)/python -c "from pathlib import Path; from retrieval.data.landmarks import contact_sheet as sheet; \
+		sheet(Path.home() / '.cache/retrieval/landmarks-0', 6, 8).save('docs/landmarks.jpg', quality=80)"
 
 clean:           ## remove the environment
 	rm -rf .venv
