@@ -41,9 +41,3 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = np.clip(pattern + rng.normal(0, 25, pattern.shape), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(root / landmark / f"{i}.jpg")
     return root
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the embedded landmarks of the tests are drawn."""
-    return tmp_path_factory.mktemp("cache")

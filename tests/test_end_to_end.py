@@ -1,6 +1,7 @@
 """A sweep on a folder of photos, its runs judged again, its report: by the commands that a person types."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,8 +48,8 @@ def test_each_run_of_a_sweep_has_untrained_and_trained_rows_at_each_resolution(s
         assert [(r["untrained"], r["resolution"]) for r in rows] == [(u, px) for u in (True, False) for px in (48, 64)]
 
 
-def test_a_run_is_judged_again_to_the_same_digits(sweep: Path, photos: Path) -> None:
-    run = next(sweep.glob("*gem_seed1"))
+def test_a_run_is_judged_again_to_the_same_digits(sweep: Path, photos: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(next(sweep.glob("*gem_seed1")), tmp_path / "run"))
     before = json.loads((run / "results.json").read_text())[-1]
     words = ["benchmark=folder", f"benchmark.folder.root={photos}", "extract.resolutions=[64]", "extract.workers=0"]
     assert "mAP" in command("eval.py", f"run={run}", *words)

@@ -8,8 +8,9 @@ import pytest
 
 from retrieval import config, embedder, evaluation
 from retrieval.benchmarks.folder import Folder
-from retrieval.benchmarks.revisited import Landmarks, Revisited, checked
-from retrieval.config import InputError, load_yaml
+from retrieval.benchmarks.revisited import Revisited, checked
+from retrieval.config import InputError
+from retrieval.data import landmarks
 from retrieval.extraction import Extract
 
 TRUTH = {"imlist": ["arch/0.jpg", "arch/1.jpg", "dome/0.jpg"], "qimlist": ["arch/2.jpg"]}
@@ -116,9 +117,9 @@ def test_a_ground_truth_that_does_not_fit_is_refused(truth: dict, said: str) -> 
         checked(truth)
 
 
-def test_the_embedded_landmarks_are_a_revisited_benchmark(cache: Path) -> None:
-    described = load_yaml(config.CONFIGS / "benchmark" / "landmarks.yaml")
-    benchmark = Landmarks(str(cache / "landmarks"), seed=described.seed)
+def test_the_embedded_landmarks_are_a_revisited_benchmark(tmp_path: Path) -> None:
+    root = landmarks.write(tmp_path / "set", train_landmarks=2, test_landmarks=2, photos=6, distractors=3)
+    benchmark = Revisited(root / "test", json.loads((root / "gnd.json").read_text()))
     perfect = np.zeros((len(benchmark.queries), len(benchmark.gallery)))
     for row, relevant in zip(perfect, benchmark.relevant, strict=True):
         row[relevant] = 1
