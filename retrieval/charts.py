@@ -107,7 +107,7 @@ def ranking(entries: Sequence[Mapping[str, Any]]) -> bytes:
             for axes in row:
                 axes.set_axis_off()
             _ranking_line(row, entry, first=entry is entries[0])
-        return _save(figure, "png")
+        return _few_colours(_save(figure, "png"))
 
 
 @lru_cache(maxsize=512)
@@ -181,4 +181,11 @@ def _save(figure: Figure, form: str) -> bytes:
     buffer = io.BytesIO()
     # No date in the file: the same runs give the same bytes.
     figure.savefig(buffer, format=form, transparent=True, dpi=110, metadata={"Date": None} if form == "svg" else None)
+    return buffer.getvalue()
+
+
+def _few_colours(png: bytes) -> bytes:
+    """The picture in 128 colours, a third of the bytes: it is made for a README."""
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(png)).quantize(128, Image.Quantize.FASTOCTREE).save(buffer, "png", optimize=True)
     return buffer.getvalue()

@@ -47,7 +47,7 @@ def draw(found: Runs) -> dict[str, str]:
     """The charts that the runs have data for, as SVG: `p`, `resolution` (two or more needed), `training`."""
     labelled = labels(found.rows)
     models = [(run, next((model_of(row) for row in run.rows if not row["untrained"]), None)) for run in found.runs]
-    runs = [(labelled[m], run.rows[0]["seed"], run.history) for run, m in models if m]
+    runs = sorted(((labelled[m], run.rows[0]["seed"], run.history) for run, m in models if m), key=lambda run: run[:2])
     drawn = {}
     if panels := charts.p_panels(runs):
         drawn["p"] = charts.lines(panels, "training step", "p")
