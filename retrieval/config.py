@@ -51,6 +51,9 @@ def build(cfg: Mapping[str, Any] | DictConfig, **runtime: Any) -> Any:
     take is refused with the accepted ones. `runtime` offers what only the program knows (`dim=2048`); the class
     gets those that it has arguments for.
     """
+    missing = sorted(OmegaConf.missing_keys(cfg)) if isinstance(cfg, DictConfig) else []
+    if missing:
+        raise InputError(f"{missing[0]} must be given: it has no default")
     plain: Any = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else dict(cfg)
     target = _target(plain)
     accepted = arguments(target)
