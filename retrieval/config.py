@@ -58,9 +58,7 @@ def build(cfg: Mapping[str, Any] | DictConfig, **runtime: Any) -> Any:
     target = _target(plain)
     accepted = arguments(target)
     for key in plain:
-        if str(key).startswith("_") and key in ("_target_", "_convert_", "_recursive_"):
-            continue
-        if key not in accepted:
+        if key != "_target_" and key not in accepted:
             raise InputError(f"{plain['_target_']} has no key '{key}': {near(str(key), accepted)}")
     offered = {key: value for key, value in runtime.items() if key in accepted}
     partial = hydra.utils.instantiate({**plain, "_partial_": True}, _convert_="all", _recursive_=False)
