@@ -41,6 +41,46 @@ def generalised_mean(x: Tensor, p: Tensor, eps: float = 1e-6, mask: Tensor | Non
     return top * average(powers, mask) ** (1 / p)
 
 
+def windows(length: int | Tensor, size: int, positions: Tensor) -> Tensor:
+    """Which positions (L,) each of `size` adaptive windows over `length` covers, bool (..., size, L).
+
+    Window i goes from floor(i n / size) to ceil((i + 1) n / size), so that windows overlap where n is no multiple of
+    their number (torch.nn.AdaptiveAvgPool2d). length: n, or one for each item, (B, 1, 1).
+    """
+    i = torch.arange(size, device=positions.device)[:, None]
+    first, end = i * length // size, ((i + 1) * length + size - 1) // size
+    return (positions >= first) & (positions < end)
+
+
+def grid(x: Tensor, size: int, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Rows (1 or B, size, H) and columns (1 or B, size, W) of a size x size grid over the real rectangle, as bools."""
+    rows, columns = (torch.arange(x.shape[i], device=x.device) for i in (-2, -1))
+    if mask is None:
+        return windows(x.shape[-2], size, rows)[None], windows(x.shape[-1], size, columns)[None]
+    height, width = (mask.any(i).sum(1)[:, None, None] for i in (2, 1))
+    return windows(height, size, rows), windows(width, size, columns)
+
+
+def adaptive_average(x: Tensor, size: int, mask: Tensor | None = None) -> Tensor:
+    """Adaptive average pooling to (B, D, size, size), as products with averaging matrices: these export at any size.
+
+    A mask is that of a rectangle in the upper left; its grid is that of the item alone.
+    """
+    x = at_least_float32(x)
+    x = x if mask is None else torch.where(mask[:, None], x, 0)
+    rows, columns = (side.to(x.dtype) / side.sum(-1, keepdim=True) for side in grid(x, size, mask))
+    with torch.autocast(x.device.type, enabled=False):
+        return rows[:, None] @ x @ columns[:, None].mT
+
+
+def adaptive_maximum(x: Tensor, size: int, mask: Tensor | None = None) -> Tensor:
+    """Adaptive max pooling to (B, D, size, size), with the grid of `adaptive_average`."""
+    x = at_least_float32(x)
+    rows, columns = grid(x, size, mask)
+    x = torch.stack([x.masked_fill(~rows[:, None, i, :, None], -torch.inf).amax(-2) for i in range(size)], -2)
+    return torch.stack([x.masked_fill(~columns[:, None, i, None], -torch.inf).amax(-1) for i in range(size)], -1)
+
+
 def strided_convolution(
     x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor, groups: int = 1
 ) -> tuple[Tensor, Tensor]:
