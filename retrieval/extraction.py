@@ -172,9 +172,9 @@ def multi_scale(embedder: Embedder, batch: Tensor, scales: Sequence[float]) -> T
 
 
 def exponent(embedder: Embedder) -> float:
-    """p of a plain GeM network with one p, else 1."""
-    pooling = embedder.pooling
-    if isinstance(pooling, GeM) and pooling.p.numel() == 1 and isinstance(embedder.head, torch.nn.Identity):
+    """p of a plain GeM network with one p, which gives no negative values, else 1."""
+    pooling, plain = embedder.pooling, isinstance(embedder.head, torch.nn.Identity)
+    if type(pooling) is GeM and plain and pooling.p.numel() == 1 and pooling.negative in ("clamp", "softplus"):
         return pooling.p.item()
     return 1.0
 

@@ -25,6 +25,7 @@ from retrieval.data.module import FolderData
 from retrieval.embedder import Embedder
 from retrieval.evaluation import Row, plain, refuse_used, subject
 from retrieval.extraction import Extract, NotFinite
+from retrieval.poolings import GeM
 
 
 class WarmupCosine(LambdaLR):
@@ -69,6 +70,11 @@ class Retrieval(pl.LightningModule):
             raise NotFinite(f"the loss is {loss.item()} at step {self.global_step}; photos of the batch: {list(paths)}")
         self.log("train/loss", loss, prog_bar=True, batch_size=len(paths))
         return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if isinstance(self.embedder.pooling, GeM):
+            self.embedder.pooling.project()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         p = self.embedder.p

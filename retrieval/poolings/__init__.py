@@ -1,12 +1,22 @@
 """Every pooling sits on every backbone: a class with `dim`, `out_dim` and `forward(Features) -> (B, out_dim)`."""
 
-from retrieval.poolings.spatial import RMAC, GeM, GlobalAverage, GlobalMax, LogSumExp, StridedConv
-from retrieval.poolings.tokens import CLS, Attention, Gated, LastToken, MaxToken, MeanToken
+from retrieval.poolings.spatial import (
+    RMAC,
+    GeM,
+    GlobalAverage,
+    GlobalMax,
+    LogSumExp,
+    RegionalGeM,
+    SpatialPyramid,
+    StridedConv,
+)
+from retrieval.poolings.tokens import CLS, Attention, CLSGeM, Gated, LastToken, MaxToken, MeanToken
 
 __all__ = [
     "CLS",
     "RMAC",
     "Attention",
+    "CLSGeM",
     "Gated",
     "GeM",
     "GlobalAverage",
@@ -15,5 +25,7 @@ __all__ = [
     "LogSumExp",
     "MaxToken",
     "MeanToken",
+    "RegionalGeM",
+    "SpatialPyramid",
     "StridedConv",
 ]

@@ -3,9 +3,14 @@
 x (B, D, H, W), mask (B, H, W) bool or None, result (B, D); computed in at least float32.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from retrieval.config import InputError
+from retrieval.poolings.power_mean import PowerMean
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -15,11 +20,8 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 def average(x: Tensor, mask: Tensor | None = None) -> Tensor:
     """Global average pooling: mean over the real positions (Babenko and Lempitsky, ICCV 2015, SPoC)."""
-    x = at_least_float32(x)
-    if mask is None:
-        return x.mean((-2, -1))
-    real = mask[:, None].to(x.dtype)
-    return torch.where(mask[:, None], x, 0).sum((-2, -1)) / real.sum((-2, -1))
+    x = without_padding(x, mask)
+    return x.mean((-2, -1)) if mask is None else x.sum((-2, -1)) / mask.sum((-2, -1))[:, None]
 
 
 def maximum(x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -29,16 +31,61 @@ def maximum(x: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def generalised_mean(x: Tensor, p: Tensor, eps: float = 1e-6, mask: Tensor | None = None) -> Tensor:
-    """GeM: (mean max(x, eps)^p)^(1/p), p of shape (1,) or (D,) (Radenovic et al., TPAMI 2019, eq. 3).
+    """GeM: (mean max(x, eps)^p)^(1/p), p of shape (1,) or (D,) (Radenovic et al., TPAMI 2019, eq. 3)."""
+    p = p.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+    if torch.compiler.is_compiling():  # an export or a compiler sees the formula, and fuses it by itself
+        return scaled_power_mean(x, p, eps, mask)
+    return PowerMean.apply(x, p, eps, mask)
 
-    Each channel is divided by its maximum first, which changes nothing but keeps x^p within range
-    (1e4^20 overflows float32).
-    """
+
+def scaled_power_mean(x: Tensor, p: Tensor, eps: float, mask: Tensor | None = None) -> Tensor:
+    """The formula of GeM, each channel divided by its maximum first, which changes nothing but keeps x^p within range
+    (1e4^20 overflows float32)."""
     x = at_least_float32(x).clamp(min=eps)
-    p = p.to(x.dtype)
     top = maximum(x, mask).detach()
     powers = (x / top[..., None, None]) ** p[:, None, None]
     return top * average(powers, mask) ** (1 / p)
+
+
+def shifted_mean(x: Tensor, p: Tensor, eps: float = 1e-6, mask: Tensor | None = None) -> Tensor:
+    """GeM of x - min x, plus min x: p = 1 is the average and p -> inf the maximum whatever the signs."""
+    low = -maximum(-x, mask)
+    return generalised_mean(without_padding(x, mask) - low[..., None, None], p, eps, mask) + low
+
+
+def softplus_mean(x: Tensor, p: Tensor, eps: float = 1e-6, mask: Tensor | None = None) -> Tensor:
+    """GeM of ln(1 + e^x), which is positive: what lies far below 0 fades, what lies far above stays as it is."""
+    return generalised_mean(F.softplus(without_padding(x, mask)), p, eps, mask)
+
+
+def signed_mean(x: Tensor, p: Tensor, eps: float = 1e-6, mask: Tensor | None = None) -> Tensor:
+    """(mean sign(x) |x|^p), its root taken with its sign: p = 1 is the average, p -> inf the value furthest from 0.
+
+    r = x / max |x| keeps the power within range. The root m |m|^(1/p - 1) has no slope at m = 0, so |m| is
+    sqrt(m^2 + eps^2) there.
+    """
+    x = without_padding(x, mask)
+    p = p.to(x.dtype)
+    top = x.abs().amax((-2, -1)).clamp(min=eps).detach()
+    r = x / top[..., None, None]
+    m = average(r * r.abs().clamp(min=eps) ** (p[:, None, None] - 1), mask)
+    return top * m * (m * m + eps * eps) ** ((1 / p - 1) / 2)
+
+
+def without_padding(x: Tensor, mask: Tensor | None) -> Tensor:
+    """x in at least float32, 0 where the mask is False, whatever stands there."""
+    x = at_least_float32(x)
+    return x if mask is None else torch.where(mask[:, None], x, 0)
+
+
+def local_average(x: Tensor, kernel: int, stride: int) -> Tensor:
+    """Mean of each kernel x kernel window: (B, D, (H - k) / s + 1, (W - k) / s + 1), rounded down."""
+    return F.avg_pool2d(x, kernel, stride)
+
+
+def local_maximum(x: Tensor, kernel: int, stride: int) -> Tensor:
+    """Maximum of each kernel x kernel window: (B, D, (H - k) / s + 1, (W - k) / s + 1), rounded down."""
+    return F.max_pool2d(x, kernel, stride)
 
 
 def windows(length: int | Tensor, size: int, positions: Tensor) -> Tensor:
@@ -66,8 +113,7 @@ def adaptive_average(x: Tensor, size: int, mask: Tensor | None = None) -> Tensor
 
     A mask is that of a rectangle in the upper left; its grid is that of the item alone.
     """
-    x = at_least_float32(x)
-    x = x if mask is None else torch.where(mask[:, None], x, 0)
+    x = without_padding(x, mask)
     rows, columns = (side.to(x.dtype) / side.sum(-1, keepdim=True) for side in grid(x, size, mask))
     with torch.autocast(x.device.type, enabled=False):
         return rows[:, None] @ x @ columns[:, None].mT
@@ -81,10 +127,8 @@ def adaptive_maximum(x: Tensor, size: int, mask: Tensor | None = None) -> Tensor
     return torch.stack([x.masked_fill(~columns[:, None, i, None], -torch.inf).amax(-1) for i in range(size)], -1)
 
 
-def strided_convolution(
-    x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor, groups: int = 1
-) -> tuple[Tensor, Tensor]:
-    """Stride-2 convolution that counts real positions alone; returns the map and its mask, sides halved (rounded up).
+def strided_convolution(x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None = None, groups: int = 1) -> Tensor:
+    """Stride-2 convolution that counts real positions alone; sides are halved, rounded up, as by mask[:, ::2, ::2].
 
     The sum over a window is scaled by (window size / number of real positions in it), as in partial convolutions
     (Liu et al., ECCV 2018, eq. 1), so that borders and padding do not dim the result. x (B, C, H, W),
@@ -92,11 +136,10 @@ def strided_convolution(
     """
     k = weight.shape[-1]
     pad = ((k - 1) // 2, k // 2) * 2
-    real = mask[:, None].to(x.dtype)
+    real = x.new_ones(1, 1, *x.shape[-2:]) if mask is None else mask[:, None].to(x.dtype)
     count = F.conv2d(F.pad(real, pad), x.new_ones(1, 1, k, k), stride=2)
-    x = torch.where(mask[:, None], x, 0)
-    x = F.conv2d(F.pad(x, pad), weight, stride=2, groups=groups) * (k * k / count.clamp(min=1))
-    return x if bias is None else x + bias[:, None, None], mask[:, ::2, ::2]
+    total = F.conv2d(F.pad(without_padding(x, mask), pad), weight, stride=2, groups=groups)
+    return total * (k * k / count.clamp(min=1)) + bias[:, None, None]
 
 
 def log_sum_exp(x: Tensor, sharpness: float = 10.0, mask: Tensor | None = None) -> Tensor:
@@ -104,8 +147,8 @@ def log_sum_exp(x: Tensor, sharpness: float = 10.0, mask: Tensor | None = None) 
     2015, eq. 4)."""
     x = at_least_float32(x)
     x = x if mask is None else x.masked_fill(~mask[:, None], -torch.inf)
-    count = x.new_tensor(x.shape[-2] * x.shape[-1]) if mask is None else mask.sum((-2, -1)).to(x.dtype)[:, None]
-    return (torch.logsumexp(sharpness * x.flatten(2), -1) - count.log()) / sharpness
+    top = x.amax((-2, -1)).detach()
+    return top + average((sharpness * (x - top[..., None, None])).exp(), mask).log() / sharpness
 
 
 def regions(height: int, width: int, levels: int = 3) -> list[tuple[int, int, int]]:
@@ -130,10 +173,15 @@ def places(length: int, side: int, count: int) -> list[int]:
     return [int(i * (length - side) / max(1, count - 1)) for i in range(count)]
 
 
-def regional_maximum(x: Tensor, levels: int = 3) -> Tensor:
-    """R-MAC: the maxima over the regions and over the map, each L2-normalised, summed (Tolias et al., ICLR 2016)."""
+def regional(x: Tensor, levels: int, pool: Callable[[Tensor], Tensor]) -> Tensor:
+    """The map and its regions, each pooled to (B, D) and L2-normalised, summed (Tolias et al., ICLR 2016)."""
+    if any(isinstance(side, torch.SymInt) for side in x.shape[-2:]):
+        raise InputError(
+            "regions depend on the map's height and width: a regional pooling (rmac, regional_gem) exports at one "
+            "fixed size of image, with the batch alone dynamic"
+        )
     squares = [x[:, :, t : t + side, left : left + side] for t, left, side in regions(x.shape[2], x.shape[3], levels)]
-    return torch.stack([F.normalize(maximum(square), dim=1) for square in (x, *squares)]).sum(0)
+    return torch.stack([F.normalize(pool(square), dim=1) for square in (x, *squares)]).sum(0)
 
 
 def attention(tokens: Tensor, queries: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -1,11 +1,15 @@
 """Poolings that read tokens (B, T, D), the prefix first; a CNN's map is a set of tokens without a prefix."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from retrieval.config import InputError
 from retrieval.features import Features
 from retrieval.poolings import functional as F
+from retrieval.poolings.spatial import GeM
 
 
 class CLS(nn.Module):
@@ -13,12 +17,29 @@ class CLS(nn.Module):
 
     def __init__(self, dim: int, prefix: int = 1) -> None:
         super().__init__()
-        if prefix == 0:
-            raise InputError("pooling=cls needs a backbone with a class token, this one has none")
+        check_class_token("cls", prefix)
         self.dim = self.out_dim = dim
 
     def forward(self, features: Features) -> Tensor:
         return F.at_least_float32(features.prefix[:, 0])
+
+
+class CLSGeM(GeM):
+    """The class token and GeM of the patches, each L2-normalised, concatenated: (B, 2 D). Takes GeM's settings."""
+
+    def __init__(self, dim: int, prefix: int = 1, **gem: Any) -> None:
+        super().__init__(dim, **gem)
+        check_class_token("cls_gem", prefix)
+        self.out_dim = 2 * dim
+
+    def forward(self, features: Features) -> Tensor:
+        both = F.at_least_float32(features.prefix[:, 0]), super().forward(features)
+        return torch.cat([normalize(one, dim=1) for one in both], 1)
+
+
+def check_class_token(name: str, prefix: int) -> None:
+    if prefix == 0:
+        raise InputError(f"pooling={name} needs a backbone with a class token, this one has none")
 
 
 class MeanToken(nn.Module):
