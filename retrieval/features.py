@@ -37,7 +37,8 @@ class Features:
     @property
     def tokens(self) -> Tensor:
         """(B, P + H*W, D): the prefix, then the map row by row."""
-        return torch.cat([self.prefix, self.patches.flatten(2).transpose(1, 2)], dim=1)
+        with torch.autocast(self.patches.device.type, enabled=False):  # on a CPU it cannot join float16 tensors
+            return torch.cat([self.prefix, self.patches.flatten(2).transpose(1, 2)], dim=1)
 
     @property
     def token_mask(self) -> Tensor | None:

@@ -1,5 +1,6 @@
 """Worked values and the laws that every pooling obeys."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from retrieval.config import CONFIGS, InputError, build, load_yaml
 from retrieval.features import Features
-from retrieval.poolings import CLS, Attention, GeM, GlobalAverage, GlobalMax, StridedConv
+from retrieval.poolings import CLS, Attention, GeM, GlobalAverage, MeanToken, SpatialPyramid, StridedConv
 from retrieval.poolings import functional as F
 
 YAMLS = sorted((CONFIGS / "pooling").glob("*.yaml"))
@@ -45,7 +46,11 @@ def shaken(pooling: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize(
     ("values", "mean"),
-    [([0.5, 0.2, 0.8, 0.1, 0.9, 0.3, 0.4, 0.6, 0.7], 0.5), ([3.0] + [0.1] * 8, 0.42222)],
+    [
+        ([0.5, 0.2, 0.8, 0.1, 0.9, 0.3, 0.4, 0.6, 0.7], 0.5),
+        ([2.1, 1.8, 2.3, 1.9, 2.5, 2.0, 1.7, 2.2, 2.4], 2.1),
+        ([3.0] + [0.1] * 8, 0.42222),
+    ],
 )
 def test_average_of_worked_values(values: list[float], mean: float) -> None:
     assert F.average(column(values)).item() == pytest.approx(mean, abs=1e-5)
@@ -62,10 +67,90 @@ def test_gem_of_worked_values(p: float, expected: float) -> None:
     )
 
 
-def test_masked_mean_of_worked_values() -> None:
+@pytest.mark.parametrize(
+    ("real", "expected"), [([True, True, True, False], [0.5667, 0.4333]), ([True] * 4, [0.45, 0.3375])]
+)
+def test_masked_mean_of_worked_values(real: list[bool], expected: list[float]) -> None:
     tokens = torch.tensor([[0.6, 0.4], [0.8, 0.2], [0.3, 0.7], [0.1, 0.05]]).T[None, :, None]
-    mean = F.average(tokens, torch.tensor([[[True, True, True, False]]]))
-    assert mean[0].tolist() == pytest.approx([0.5667, 0.4333], abs=1e-4)
+    assert F.average(tokens, torch.tensor([[real]]))[0].tolist() == pytest.approx(expected, abs=1e-4)
+
+
+MAPS = {
+    "first": [[0.2, 0.8, 0.1, 0.9], [0.5, 0.3, 0.7, 0.4], [0.6, 0.1, 0.3, 0.5], [0.4, 0.9, 0.2, 0.8]],
+    "second": [[1.2, 0.5, 3.1, 0.8], [0.3, 2.7, 0.1, 1.5], [0.9, 0.4, 2.3, 3.8], [1.1, 0.6, 0.7, 1.2]],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "pool", "expected"),
+    [
+        ("first", F.local_maximum, [[0.8, 0.9], [0.9, 0.8]]),
+        ("first", F.local_average, [[0.45, 0.525], [0.5, 0.45]]),
+        ("second", F.local_maximum, [[2.7, 3.1], [1.1, 3.8]]),
+    ],
+)
+def test_local_pooling_of_worked_values(name: str, pool: Callable, expected: list[list[float]]) -> None:
+    assert torch.allclose(pool(torch.tensor(MAPS[name])[None, None], 2, 2), torch.tensor(expected))
+
+
+def local_gradient(pool: Callable) -> Tensor:
+    """Gradient of the second map for the worked gradient of its output."""
+    x = torch.tensor(MAPS["second"])[None, None].requires_grad_()
+    pool(x, 2, 2).backward(torch.tensor([[[[0.5, -0.3], [0.2, -0.1]]]]))
+    assert x.grad is not None
+    return x.grad[0, 0]
+
+
+def test_the_gradient_of_local_max_goes_to_the_winners() -> None:
+    expected = torch.zeros(4, 4)
+    expected[1, 1], expected[0, 2], expected[3, 0], expected[2, 3] = 0.5, -0.3, 0.2, -0.1
+    assert torch.equal(local_gradient(F.local_maximum), expected)
+
+
+def test_the_gradient_of_local_average_is_shared_by_the_window() -> None:
+    shares = torch.tensor([[0.5, -0.3], [0.2, -0.1]]) / 4
+    assert torch.allclose(local_gradient(F.local_average), shares.repeat_interleave(2, 0).repeat_interleave(2, 1))
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 4), st.integers(1, 3))
+def test_local_pooling_has_the_worked_size(height: int, width: int, kernel: int, stride: int) -> None:
+    if kernel <= min(height, width):
+        size = ((height - kernel) // stride + 1, (width - kernel) // stride + 1)
+        assert F.local_maximum(torch.rand(1, 1, height, width), kernel, stride).shape[2:] == size
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 4))
+def test_adaptive_pooling_is_pytorchs(height: int, width: int, size: int) -> None:
+    x = torch.randn(2, 3, height, width)
+    assert torch.allclose(F.adaptive_average(x, size), torch.nn.functional.adaptive_avg_pool2d(x, size), atol=1e-6)
+    assert torch.equal(F.adaptive_maximum(x, size), torch.nn.functional.adaptive_max_pool2d(x, size))
+
+
+@pytest.mark.parametrize(
+    ("length", "covered"), [(7, [[0, 1, 2, 3], [3, 4, 5, 6]]), (6, [[0, 1, 2], [3, 4, 5]]), (1, [[0], [0]])]
+)
+def test_adaptive_windows_of_worked_values(length: int, covered: list[list[int]]) -> None:
+    windows = F.windows(length, 2, torch.arange(length))
+    assert [row.nonzero().flatten().tolist() for row in windows] == covered
+
+
+@pytest.mark.parametrize("reduce", ["average", "max"])
+def test_a_pyramid_begins_with_the_whole_map(reduce: str) -> None:
+    x = torch.rand(2, 4, 5, 6)
+    whole = {"average": F.average, "max": F.maximum}[reduce](x)
+    assert torch.allclose(SpatialPyramid(4, reduce=reduce)(Features(x))[:, :4], whole)
+
+
+@pytest.mark.parametrize("reduce", ["average", "max"])
+def test_a_padded_pyramid_is_that_of_the_map_alone(reduce: str) -> None:
+    pooling, x = SpatialPyramid(4, reduce=reduce), torch.rand(2, 4, 5, 6)
+    assert torch.allclose(pooling(padded(x, 8, 9, fill=50.0)), pooling(Features(x)), atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"sizes": []}, {"sizes": [0]}, {"sizes": [1.5]}, {"reduce": "sum"}])
+def test_a_pyramid_of_no_grid_is_refused(options: dict) -> None:
+    with pytest.raises(InputError, match="got"):
+        SpatialPyramid(8, **options)
 
 
 def test_gradient_of_the_average_is_spread_evenly() -> None:
@@ -80,13 +165,6 @@ def test_gradient_of_the_maximum_is_at_the_winner_alone() -> None:
     F.maximum(x).sum().backward()
     assert x.grad is not None
     assert x.grad.flatten().tolist() == [0, 1, 0]
-
-
-@pytest.mark.parametrize("per_channel", [False, True])
-def test_gem_gradients_agree_with_differences(per_channel: bool) -> None:
-    x = (torch.rand(2, 3, 2, 3, dtype=torch.float64) + 0.1).requires_grad_()
-    p = torch.full((3 if per_channel else 1,), 2.7, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x, p: F.generalised_mean(x, p), (x, p))
 
 
 @pytest.mark.parametrize(
@@ -111,25 +189,6 @@ def test_gem_at_p_1_is_the_average() -> None:
     assert torch.allclose(GeM(8, p=1)(Features(x)), GlobalAverage(8)(Features(x)), atol=1e-6)
 
 
-@pytest.mark.parametrize("p", [1.0, 3.0, 20.0])
-@pytest.mark.parametrize("top", [0.0, 1.0, 1e4])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_gem_is_finite_with_finite_gradients(p: float, top: float, dtype: torch.dtype) -> None:
-    x = (torch.rand(2, 4, 5, 5) * top).to(dtype).requires_grad_()
-    pooling = GeM(4, p=p)
-    pooled = pooling(Features(x))
-    pooled.sum().backward()
-    assert x.grad is not None
-    assert pooling.p.grad is not None
-    assert pooled.isfinite().all() and x.grad.isfinite().all() and pooling.p.grad.isfinite().all()
-
-
-def test_gem_of_float16_features_agrees_with_float64() -> None:
-    x = (torch.rand(2, 16, 7, 7) * 100).half()
-    exact = F.generalised_mean(x.double(), torch.tensor([3.0], dtype=torch.float64))
-    assert torch.allclose(GeM(16)(Features(x)).double(), exact, rtol=1e-3)
-
-
 def test_gem_per_channel_learns_one_p_for_each() -> None:
     assert GeM(6, p=2.5, per_channel=True).p.tolist() == [2.5] * 6
 
@@ -151,12 +210,6 @@ def test_each_untrained_layer_is_the_average_of_its_window() -> None:
 def test_strided_conv_refuses_options_that_make_no_sense(options: dict) -> None:
     with pytest.raises(ValueError, match="got"):
         StridedConv(8, **options)
-
-
-@pytest.mark.parametrize("options", [{"p": 0}, {"p": -1}, {"eps": 0}])
-def test_gem_refuses_a_power_that_is_none(options: dict) -> None:
-    with pytest.raises(ValueError, match="got"):
-        GeM(8, **options)
 
 
 @each_pooling
@@ -200,6 +253,35 @@ def test_autocast_leaves_the_result_in_float32(yaml: Path) -> None:
         assert pooling(alone(torch.rand(2, 4, 6, 5).bfloat16())).dtype == torch.float32
 
 
+@each_pooling
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_activations_up_to_1e4_give_finite_values_and_gradients(yaml: Path, dtype: torch.dtype, autocast: bool) -> None:
+    pooling = shaken(build(load_yaml(yaml), dim=4))
+    x = (torch.rand(2, 4, 5, 6) * 1e4).to(dtype)
+    x[:, 0] = 0
+    x.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        pooled = pooling(alone(x))
+    pooled.sum().backward()
+    assert x.grad is not None and pooled.isfinite().all() and x.grad.isfinite().all()
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in pooling.parameters())
+
+
+@each_pooling
+def test_an_item_pools_in_a_batch_as_by_itself(yaml: Path) -> None:
+    pooling, x = shaken(build(load_yaml(yaml), dim=4)), torch.rand(3, 4, 5, 6)
+    assert torch.allclose(pooling(alone(x))[1:2], pooling(alone(x[1:2])), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mean_token", "max_token", "last_token", "cls", "attention", "gated", "gem", "gap"])
+def test_one_token_is_its_own_pooling(name: str) -> None:
+    pooling = build(load_yaml(CONFIGS / "pooling" / f"{name}.yaml"), dim=4)
+    x = torch.rand(2, 4, 1, 1)
+    features = Features(x, x.flatten(1)[:, None]) if name == "cls" else Features(x)
+    assert torch.allclose(pooling(features), x.flatten(1), atol=1e-6)
+
+
 TOKENS = torch.tensor([[0.5, 0.3], [0.8, -0.2], [0.1, 0.9], [-0.3, 0.5]])
 
 
@@ -223,6 +305,12 @@ def sequence(mask: list[bool] | None = None) -> Features:
 def test_token_poolings_of_worked_values(name: str, expected: list[float]) -> None:
     pooling = build(load_yaml(CONFIGS / "pooling" / f"{name}.yaml"), dim=2, prefix=1)
     assert pooling(sequence())[0].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_mean_of_worked_tokens_in_three_dimensions() -> None:
+    tokens = torch.tensor([[0.5, 0.3, -0.1], [0.8, -0.2, 0.4], [0.1, 0.9, 0.3], [-0.3, 0.5, 0.6]])
+    pooled = MeanToken(3)(Features(tokens[1:].T[None, :, None], tokens[None, :1]))
+    assert pooled[0].tolist() == pytest.approx([0.275, 0.375, 0.3])
 
 
 def test_attention_of_worked_values() -> None:
@@ -275,8 +363,12 @@ def test_gradients_agree_with_differences(yaml: Path) -> None:
     assert torch.autograd.gradcheck(lambda x, *_: pooling(alone(x)), (x, *pooling.parameters()))
 
 
-@pytest.mark.parametrize("pooling", [GlobalAverage(4), GlobalMax(4), GeM(4)], ids=lambda p: type(p).__name__)
-def test_order_of_positions_does_not_matter(pooling: nn.Module) -> None:
+ORDERLESS = ["gap", "max", "gem", "cls_gem", "log_sum_exp", "cls", "mean_token", "max_token", "attention", "gated"]
+
+
+@pytest.mark.parametrize("name", ORDERLESS)
+def test_order_of_positions_does_not_matter(name: str) -> None:
+    pooling = shaken(build(load_yaml(CONFIGS / "pooling" / f"{name}.yaml"), dim=4))
     x = torch.rand(2, 4, 3, 5)
     shuffled = x.flatten(2)[:, :, torch.randperm(15)].reshape(x.shape)
-    assert torch.allclose(pooling(Features(x)), pooling(Features(shuffled)), atol=1e-6)
+    assert torch.allclose(pooling(alone(x)), pooling(alone(shuffled)), atol=1e-6)

@@ -210,6 +210,13 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_photos(photos: Path, tmp_
         training.fit(tiny(photos, tmp_path / "run", "optimizer.lr=1e30", "pooling=gap"))
 
 
+def test_p_ends_a_step_on_its_bound_at_the_least(photos: Path, tmp_path: Path) -> None:
+    words = ["pooling=gem", "pooling.p_min=2.9", "lr_multipliers.p=1e6", "trainer.max_epochs=1"]
+    training.fit(tiny(photos, tmp_path / "run", *words))
+    p = embedder.load(tmp_path / "run").p
+    assert p is not None and p.item() >= 2.9
+
+
 @pytest.mark.parametrize("p", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_p_that_leaves_its_range_stops_the_run(photos: Path, tmp_path: Path, p: float) -> None:
     network = module(photos, tmp_path)
