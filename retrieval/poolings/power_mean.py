@@ -8,17 +8,18 @@ power_mean_gpu.py.
 x (B, D, H, W) in either memory layout, p (1,) or (D,), mask (B, H, W) bool or None, result (B, D).
 """
 
+import functools
 import math
+import warnings
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from retrieval.poolings import power_mean_gpu as gpu
-
-BLOCK = 2**17  # elements of a block for each thread: the fastest of 2^15 to 2^18 at (32, 2048, 32, 32)
+BLOCK = 2**18  # elements of a block for each thread: measured best of 2^15 to 2^20 at (32, 2048, 32, 32)
 
 
 class PowerMean(torch.autograd.Function):
@@ -26,7 +27,8 @@ class PowerMean(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: Tensor, eps: float, mask: Tensor | None) -> Tensor:
-        value = gpu.value if gpu.serves(x) else blockwise_value
+        gpu = kernels() if x.is_cuda and x.dtype != torch.float64 else None
+        value = gpu.value if gpu else blockwise_value
         out, slope = value(x, p, eps, mask, ctx.needs_input_grad[1])
         ctx.save_for_backward(x, p, mask, out, slope)
         ctx.eps = eps
@@ -36,10 +38,25 @@ class PowerMean(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, p, mask, out, slope = ctx.saved_tensors
-        gradient = gpu.gradient if gpu.serves(x) else blockwise_gradient
+        gpu = kernels() if x.is_cuda and x.dtype != torch.float64 else None
+        gradient = gpu.gradient if gpu else blockwise_gradient
         dx = gradient(x, p, ctx.eps, mask, out, grad) if ctx.needs_input_grad[0] else None
         dp = None if slope is None else (grad * slope).sum_to_size(1, p.shape[0])[0].to(p.dtype)
         return dx, dp, None, None
+
+
+@functools.cache
+def kernels() -> ModuleType | None:
+    """power_mean_gpu, once it has compiled and run on this machine; else None, and the map is taken in blocks."""
+    try:
+        from retrieval.poolings import power_mean_gpu
+
+        one = torch.ones(1, 1, 1, 1, device="cuda")
+        power_mean_gpu.value(one, one[0, 0, 0], 1e-6, None, False)
+    except Exception as error:  # Triton or the C compiler that it calls may be absent, the GPU unknown to it
+        warnings.warn(f"GeM runs without its fused GPU kernels, which do not work here: {error}", stacklevel=2)
+        return None
+    return power_mean_gpu
 
 
 def blockwise_value(
@@ -52,10 +69,10 @@ def blockwise_value(
     """
     x = x.flatten(2)
     top, total, weighted = (x.new_empty(*x.shape[:2], 1, dtype=p.dtype) for _ in range(3))
-    buffer = scratch(x, p.dtype, 2)
+    buffers = scratch(x, p.dtype)
     for at, real, power in blocks(x, p, mask):
-        r, powers = (one[: len(total[at]), : total[at].shape[1]] for one in buffer)
-        widened(x[at], eps, real, r)
+        r, powers = (buffer[: len(total[at]), : total[at].shape[1]] for buffer in buffers)
+        widened(x[at].to(p.dtype), eps, real, r)
         torch.amax(r, -1, keepdim=True, out=top[at])
         r.div_(top[at]).log2_()
         torch.mul(r, power, out=powers).exp2_()
@@ -75,16 +92,17 @@ def blockwise_gradient(x: Tensor, p: Tensor, eps: float, mask: Tensor | None, ou
     flat = x.flatten(2)
     dx = torch.empty_like(flat)
     share, centre = grad[..., None] / counted(flat, mask), out[..., None]
-    (buffer,) = scratch(flat, p.dtype, 1)
     for at, real, power in blocks(flat, p, mask):
-        r = buffer[: len(share[at]), : share[at].shape[1]]
-        widened(flat[at], eps, real, r)
+        block = flat[at].to(p.dtype)
+        r = dx[at] if dx.dtype == p.dtype else torch.empty_like(block)
+        widened(block, eps, real, r)
         r.div_(centre[at]).log2_().mul_(power - 1).exp2_().mul_(share[at])
         if real is not None:
             r.mul_(real)
         # one vectorised pass in place of a comparison and a fill, which together take as long as all the rest
-        torch.ops.aten.threshold_backward.grad_input(r, flat[at].to(r.dtype), eps, grad_input=r)
-        dx[at].copy_(r)
+        torch.ops.aten.threshold_backward.grad_input(r, block, eps, grad_input=r)
+        if r.dtype != dx.dtype:
+            dx[at] = r
     return dx.unflatten(2, x.shape[2:])
 
 
@@ -106,21 +124,20 @@ def block_shape(x: Tensor) -> tuple[int, int]:
     return min(x.shape[0], max(1, size // (x.shape[1] * x.shape[2]))), channels
 
 
-def scratch(x: Tensor, dtype: torch.dtype, count: int) -> list[Tensor]:
-    """Room for `count` blocks of x (B, D, L), laid out as it is."""
+def scratch(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Room for two blocks of x (B, D, L), laid out as it is."""
     items, channels = block_shape(x)
     if x.stride(1) == 1:
-        return [x.new_empty(items, x.shape[2], channels, dtype=dtype).mT for _ in range(count)]
-    return [x.new_empty(items, channels, x.shape[2], dtype=dtype) for _ in range(count)]
+        return x.new_empty(2, items, x.shape[2], channels, dtype=dtype).mT.unbind()
+    return x.new_empty(2, items, channels, x.shape[2], dtype=dtype).unbind()
 
 
 def widened(block: Tensor, eps: float, real: Tensor | None, out: Tensor) -> None:
-    """Put max(block, eps) into `out`, in its dtype; eps at padding, whatever stands there."""
-    if real is None:
-        out.copy_(block)
+    """Put max(block, eps) into `out`; eps at padding, whatever stands there."""
+    if real is not None:
+        torch.where(real, block, out.new_tensor(eps), out=out).clamp_(min=eps)
     else:
-        torch.where(real, block.to(out.dtype), out.new_tensor(eps), out=out)
-    out.clamp_(min=eps)
+        torch.clamp(block, min=eps, out=out)
 
 
 def counted(x: Tensor, mask: Tensor | None) -> Tensor | int:
