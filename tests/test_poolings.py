@@ -269,6 +269,14 @@ def test_activations_up_to_1e4_give_finite_values_and_gradients(yaml: Path, dtyp
 
 
 @each_pooling
+def test_float16_features_give_float64s_descriptor(yaml: Path) -> None:
+    pooling, x = shaken(build(load_yaml(yaml), dim=4)), (torch.rand(2, 4, 7, 7) * 100).half()
+    half = pooling(Features(x, x[:, None, :, 0, 0])).double()
+    exact = pooling.double()(Features(x.double(), x[:, None, :, 0, 0].double()))
+    assert (half - exact).norm() <= 1e-3 * exact.norm()
+
+
+@each_pooling
 def test_an_item_pools_in_a_batch_as_by_itself(yaml: Path) -> None:
     pooling, x = shaken(build(load_yaml(yaml), dim=4)), torch.rand(3, 4, 5, 6)
     assert torch.allclose(pooling(alone(x))[1:2], pooling(alone(x[1:2])), atol=1e-6)
@@ -355,8 +363,7 @@ def test_regions_of_rmac_lie_inside_and_overlap(height: int, width: int, count: 
     assert all(0 <= t <= height - side and 0 <= left <= width - side for t, left, side in squares)
 
 
-@pytest.mark.parametrize("yaml", [y for y in YAMLS if y.stem not in ("max", "rmac", "max_token", "cls", "last_token")],
-                         ids=lambda path: path.stem)  # fmt: skip
+@each_pooling
 def test_gradients_agree_with_differences(yaml: Path) -> None:
     pooling = shaken(build(load_yaml(yaml), dim=3)).double()
     x = (torch.rand(2, 3, 3, 4, dtype=torch.float64) + 0.1).requires_grad_()
