@@ -207,7 +207,7 @@ def test_settings_that_make_no_power_are_refused(options: dict) -> None:
 
 def test_regional_gem_tends_to_rmac() -> None:
     x = torch.rand(2, 4, 5, 8)
-    rmac = F.regional(x, 3, F.maximum)
+    rmac = F.regional_maximum(x, 3)
     assert torch.allclose(RegionalGeM(4, p=2000)(Features(x)), rmac, rtol=1e-2)
 
 

@@ -120,10 +120,17 @@ def test_local_pooling_has_the_worked_size(height: int, width: int, kernel: int,
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 4))
-def test_adaptive_pooling_is_pytorchs(height: int, width: int, size: int) -> None:
-    x = torch.randn(2, 3, height, width)
-    assert torch.allclose(F.adaptive_average(x, size), torch.nn.functional.adaptive_avg_pool2d(x, size), atol=1e-6)
-    assert torch.equal(F.adaptive_maximum(x, size), torch.nn.functional.adaptive_max_pool2d(x, size))
+def test_adaptive_pooling_by_matrices_is_pytorchs(height: int, width: int, size: int) -> None:
+    x, real = torch.randn(2, 3, height, width), torch.ones(2, height, width, dtype=torch.bool)
+    average, maximum = F.adaptive_average(x, size, real), F.adaptive_maximum(x, size, real)
+    assert torch.allclose(average, torch.nn.functional.adaptive_avg_pool2d(x, size), atol=1e-6)
+    assert torch.equal(maximum, torch.nn.functional.adaptive_max_pool2d(x, size))
+
+
+@given(st.integers(1, 9), st.integers(1, 9))
+def test_rmac_is_the_sum_of_its_regions_directions(height: int, width: int) -> None:
+    x = torch.rand(2, 3, height, width)
+    assert torch.allclose(F.regional_maximum(x, 3), F.regional_mean(x, 3, F.maximum), atol=1e-6)
 
 
 @pytest.mark.parametrize(

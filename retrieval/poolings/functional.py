@@ -3,7 +3,7 @@
 x (B, D, H, W), mask (B, H, W) bool or None, result (B, D); computed in at least float32.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -109,10 +109,13 @@ def grid(x: Tensor, size: int, mask: Tensor | None = None) -> tuple[Tensor, Tens
 
 
 def adaptive_average(x: Tensor, size: int, mask: Tensor | None = None) -> Tensor:
-    """Adaptive average pooling to (B, D, size, size), as products with averaging matrices: these export at any size.
+    """Adaptive average pooling to (B, D, size, size), by PyTorch's own or, where that knows no mask or exports at one
+    size alone, as products with averaging matrices.
 
     A mask is that of a rectangle in the upper left; its grid is that of the item alone.
     """
+    if mask is None and not torch.compiler.is_compiling():
+        return F.adaptive_avg_pool2d(at_least_float32(x), size)
     x = without_padding(x, mask)
     rows, columns = (side.to(x.dtype) / side.sum(-1, keepdim=True) for side in grid(x, size, mask))
     with torch.autocast(x.device.type, enabled=False):
@@ -122,6 +125,8 @@ def adaptive_average(x: Tensor, size: int, mask: Tensor | None = None) -> Tensor
 def adaptive_maximum(x: Tensor, size: int, mask: Tensor | None = None) -> Tensor:
     """Adaptive max pooling to (B, D, size, size), with the grid of `adaptive_average`."""
     x = at_least_float32(x)
+    if mask is None and not torch.compiler.is_compiling():
+        return F.adaptive_max_pool2d(x, size)
     rows, columns = grid(x, size, mask)
     x = torch.stack([x.masked_fill(~rows[:, None, i, :, None], -torch.inf).amax(-2) for i in range(size)], -2)
     return torch.stack([x.masked_fill(~columns[:, None, i, None], -torch.inf).amax(-1) for i in range(size)], -1)
@@ -157,6 +162,11 @@ def regions(height: int, width: int, levels: int = 3) -> list[tuple[int, int, in
     At level l their side is 2 min(H, W) / (l + 1), and l stand along the shorter side; along the longer as many more
     as bring the overlap of neighbours at the first level nearest to 0.4.
     """
+    if isinstance(height, torch.SymInt) or isinstance(width, torch.SymInt):
+        raise InputError(
+            "regions depend on the map's height and width: a regional pooling (rmac, regional_gem) exports at one "
+            "fixed size of image, with the batch alone dynamic"
+        )
     short, long = min(height, width), max(height, width)
     extra = min(range(1, 7), key=lambda n: abs(1 - (long - short) / n / short - 0.4)) if long > short else 0
     squares = []
@@ -173,15 +183,29 @@ def places(length: int, side: int, count: int) -> list[int]:
     return [int(i * (length - side) / max(1, count - 1)) for i in range(count)]
 
 
-def regional(x: Tensor, levels: int, pool: Callable[[Tensor], Tensor]) -> Tensor:
-    """The map and its regions, each pooled to (B, D) and L2-normalised, summed (Tolias et al., ICLR 2016)."""
-    if any(isinstance(side, torch.SymInt) for side in x.shape[-2:]):
-        raise InputError(
-            "regions depend on the map's height and width: a regional pooling (rmac, regional_gem) exports at one "
-            "fixed size of image, with the batch alone dynamic"
-        )
-    squares = [x[:, :, t : t + side, left : left + side] for t, left, side in regions(x.shape[2], x.shape[3], levels)]
-    return torch.stack([F.normalize(pool(square), dim=1) for square in (x, *squares)]).sum(0)
+def regional_maximum(x: Tensor, levels: int) -> Tensor:
+    """R-MAC: the maxima over the map and its regions, each L2-normalised, summed (Tolias et al., ICLR 2016).
+
+    Regions that stand in one band of rows share the maximum over those rows. A map whose channels are last in memory
+    is read with its channels last: 20 times as fast as by its other shape.
+    """
+    last = x.stride(1) == 1
+    rows, axis = (x.permute(0, 2, 3, 1), 1) if last else (x, 2)
+    squares = regions(*x.shape[2:], levels)
+    bands = {(top, side): rows.narrow(axis, top, side).amax(axis) for top, _, side in squares}
+    maxima = [bands[top, side].narrow(axis, left, side).amax(axis) for top, left, side in squares]
+    return sum_of_directions([maximum(x), *maxima])
+
+
+def regional_mean(x: Tensor, levels: int, pool: Callable[[Tensor], Tensor]) -> Tensor:
+    """The map and its regions, each pooled to (B, D) and L2-normalised, summed."""
+    squares = [x[:, :, top : top + side, left : left + side] for top, left, side in regions(*x.shape[2:], levels)]
+    return sum_of_directions([pool(square) for square in (x, *squares)])
+
+
+def sum_of_directions(vectors: Sequence[Tensor]) -> Tensor:
+    """Sum of vectors (B, D), each brought to unit length."""
+    return torch.stack([F.normalize(vector, dim=1) for vector in vectors]).sum(0)
 
 
 def attention(tokens: Tensor, queries: Tensor, mask: Tensor | None = None) -> Tensor:

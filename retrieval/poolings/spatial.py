@@ -136,7 +136,7 @@ class RMAC(nn.Module):
         self.levels = checked_levels(levels)
 
     def forward(self, features: Features) -> Tensor:
-        return over_rectangles(features, lambda x: F.regional(x, self.levels, F.maximum))
+        return over_rectangles(features, lambda x: F.regional_maximum(x, self.levels))
 
 
 class RegionalGeM(GeM):
@@ -147,7 +147,7 @@ class RegionalGeM(GeM):
         self.levels = checked_levels(levels)
 
     def forward(self, features: Features) -> Tensor:
-        return over_rectangles(features, lambda x: F.regional(x, self.levels, self.pooled))
+        return over_rectangles(features, lambda x: F.regional_mean(x, self.levels, self.pooled))
 
 
 def checked_levels(levels: int) -> int:
