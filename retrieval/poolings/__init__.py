@@ -1,12 +1,15 @@
 """Every pooling sits on every backbone: a class with `dim`, `out_dim` and `forward(Features) -> (B, out_dim)`."""
 
+from retrieval.poolings.aggregations import SALAD, ConvAP, MixVPR, NetVLAD
 from retrieval.poolings.spatial import RMAC, GeM, GlobalAverage, GlobalMax, LogSumExp, StridedConv
 from retrieval.poolings.tokens import CLS, Attention, Gated, LastToken, MaxToken, MeanToken
 
 __all__ = [
     "CLS",
     "RMAC",
+    "SALAD",
     "Attention",
+    "ConvAP",
     "Gated",
     "GeM",
     "GlobalAverage",
@@ -15,5 +18,7 @@ __all__ = [
     "LogSumExp",
     "MaxToken",
     "MeanToken",
+    "MixVPR",
+    "NetVLAD",
     "StridedConv",
 ]
