@@ -101,7 +101,7 @@ def from_config(cfg: DictConfig, overridden: set[str]) -> list[Row]:
     else:
         refuse_used(Path(cfg.output_dir))
         torch.manual_seed(cfg.seed)
-        model, output_dir = embedder.from_config(cfg), Path(cfg.output_dir)
+        model, output_dir = embedder.from_config(cfg, extract.resolutions[0]), Path(cfg.output_dir)
         cfg = embedder.completed(cfg, model)
         about = subject(cfg, True, NOT_TRAINED)
     extraction.check(model, extract.resolutions, extract.scales, extract.aspect)

@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from retrieval.backbones import TimmBackbone
 from retrieval.config import InputError
 from retrieval.data import images
 from retrieval.data.batching import by_shape
 from retrieval.data.images import Photo, Size
-from retrieval.embedder import Embedder
+from retrieval.embedder import Embedder, square_map
 from retrieval.poolings import GeM
 
 # Read when the module is: what a running program computes does not change with its files.
@@ -79,7 +80,8 @@ def device_of(name: str) -> torch.device:
 
 
 def check(embedder: Embedder, resolutions: Sequence[int], scales: Sequence[float], aspect: str) -> None:
-    """Refuse, before anything is computed, sizes that the backbone cannot take."""
+    """Refuse, before anything is computed, sizes that the backbone or the pooling cannot take."""
+    check_map(embedder, resolutions, scales, aspect)
     backbone = embedder.backbone
     if backbone.fixed_size is None:
         return
@@ -90,6 +92,26 @@ def check(embedder: Embedder, resolutions: Sequence[int], scales: Sequence[float
             f"asked for was aspect = {aspect}, resolutions = {list(resolutions)}, scales = {list(scales)}; "
             f"accepted: extract.aspect=square extract.resolutions=[{backbone.fixed_size[0]}] extract.scales=[1.0]"
         )
+
+
+def check_map(embedder: Embedder, resolutions: Sequence[int], scales: Sequence[float], aspect: str) -> None:
+    """Refuse photos whose map is not the one that the pooling takes, where it takes one alone."""
+    wanted, backbone = embedder.map_size, embedder.backbone
+    sides = {int(resolution * scale) for resolution in resolutions for scale in scales}
+    if wanted is None or (aspect == "square" and all(square_map(backbone, side) == wanted for side in sides)):
+        return
+    fitting = square_of(backbone, wanted, "extract.aspect=square extract.resolutions=[{}] extract.scales=[1.0]")
+    raise InputError(
+        f"{type(embedder.pooling).__name__} takes maps of {wanted[0]} x {wanted[1]} positions only, so square photos "
+        f"of one size; asked for was aspect = {aspect}, resolutions = {list(resolutions)}, scales = {list(scales)}; "
+        f"accepted: {fitting}"
+    )
+
+
+def square_of(backbone: TimmBackbone, size: tuple[int, int], words: str) -> str:
+    """`words` with the side of square photos that have a map of this size."""
+    side = size[0] * backbone.stride
+    return words.format(side) if square_map(backbone, side) == size else "none, no square photo has that map"
 
 
 class _Photos(Dataset[Tensor]):

@@ -119,10 +119,11 @@ def fit(cfg: DictConfig) -> list[Row]:
     refuse(cfg, output_dir)
     extract: Extract = build(cfg.extract)
     pl.seed_everything(int(cfg.seed), workers=True, verbose=False)
-    embedder = embedders.from_config(cfg)
+    embedder = embedders.from_config(cfg, cfg.data.get("resolution"))
     extraction.check(embedder, extract.resolutions, extract.scales, extract.aspect)
     data: FolderData = build(cfg.data, seed=int(cfg.seed), mean=embedder.backbone.mean, std=embedder.backbone.std)
     data.check(embedder.backbone.multiple, embedder.backbone.fixed_size)
+    refuse_crops(embedder, data.resolution)
     benchmarks = {name: build(one) for name, one in (cfg.get("benchmark") or {}).items()}
     loss = losses.from_config(cfg.loss, data.num_classes, embedder.dim)
     module = Retrieval(
@@ -162,6 +163,20 @@ def refuse(cfg: DictConfig, output_dir: Path) -> None:
         raise InputError(f"trainer.max_epochs must be a whole number, at least 1, got {cfg.trainer.max_epochs}")
     stand_in = build(cfg.optimizer, params=[nn.Parameter(torch.zeros(1))])
     build(cfg.schedule, optimizer=stand_in, total_steps=10)
+
+
+def refuse_crops(embedder: Embedder, resolution: int) -> None:
+    """Refuse training crops whose map is not the one that the pooling takes, where it takes one alone."""
+    wanted, backbone = embedder.map_size, embedder.backbone
+    if wanted is None:
+        return
+    (height, width), name = embedders.square_map(backbone, resolution), type(embedder.pooling).__name__
+    if (height, width) != wanted:
+        fitting = extraction.square_of(backbone, wanted, "data.resolution={}")
+        raise InputError(
+            f"{name} takes maps of {wanted[0]} x {wanted[1]} positions only; data.resolution = {resolution} gives "
+            f"{height} x {width}; accepted: {fitting}, or pooling.height={height} pooling.width={width}"
+        )
 
 
 def quieted() -> None:
