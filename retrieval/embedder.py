@@ -132,6 +132,8 @@ def load(path: str | Path) -> Embedder:
     if not weights.is_file():
         raise InputError(f"{folder} holds no model.safetensors (is its training finished?)")
     cfg.backbone.pretrained, cfg.backbone.weights = False, None
+    if "centroids" in cfg.pooling:  # a file that lies elsewhere: the weights hold what it held
+        cfg.pooling.centroids = None
     embedder = from_config(cfg)
     try:
         embedder.load_state_dict(load_file(weights))

@@ -241,3 +241,30 @@ def _finite(rows: NDArray[np.float32], photos: Sequence[Photo]) -> None:
     bad = [photo.path for photo, row in zip(photos, rows, strict=True) if not np.isfinite(row).all()]
     if bad:
         raise NotFinite(f"{len(bad)} descriptors are not finite, the first of {bad[0]}")
+
+
+@torch.no_grad()
+def local_features(
+    embedder: Embedder, photos: Sequence[Photo], resolution: int, count: int, seed: int, extract: Extract
+) -> NDArray[np.float32]:
+    """(N, D): the L2-normalised vectors of up to `count` positions of each photo's map, drawn at random.
+
+    Described as `describe` does, in float32 at one scale; a photo whose map is not finite raises NotFinite.
+    """
+    square = extract.aspect == "square"
+    sizes = [images.target_size(photo, resolution, embedder.backbone.multiple, square) for photo in photos]
+    batches, where = by_shape(sizes, extract.batch_size), device_of(extract.device)
+    loader = DataLoader(
+        _Photos(photos, sizes, embedder.normalised),
+        batch_sampler=batches,  # pyright: ignore[reportArgumentType]
+        num_workers=min(extract.workers, len(batches)),
+    )
+    rng, drawn = np.random.default_rng(seed), []
+    training, home = embedder.training, next(embedder.parameters()).device
+    embedder.eval().to(where)
+    for indices, batch in zip(batches, tqdm(loader, "local features", disable=None), strict=True):
+        maps = F.normalize(embedder.backbone(batch.to(where)).patches.float(), dim=1).flatten(2).mT.cpu().numpy()
+        _finite(maps.reshape(len(indices), -1), [photos[i] for i in indices])
+        drawn += [one[rng.permutation(len(one))[:count]] for one in maps]
+    embedder.train(training).to(home)
+    return np.concatenate(drawn)

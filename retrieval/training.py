@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from retrieval import embedder as embedders
-from retrieval import evaluation, extraction, losses
+from retrieval import evaluation, extraction, losses, vocabulary
 from retrieval.benchmarks.folder import SameLandmark
 from retrieval.callbacks import HeldOut
 from retrieval.config import InputError, build
@@ -130,6 +130,7 @@ def fit(cfg: DictConfig) -> list[Row]:
         embedder, loss, plain(cfg.optimizer), plain(cfg.schedule), plain(cfg.lr_multipliers), cfg.freeze_batchnorm
     )
     trainer = trainer_of(cfg, data, extract, output_dir)
+    vocabulary.fit(embedder, data.train.photos, data.resolution, int(cfg.seed), extract)
     cfg = embedders.completed(cfg, embedder)
     cfg.trained_on = data.summary
     output_dir.mkdir(parents=True, exist_ok=True)

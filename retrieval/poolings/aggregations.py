@@ -16,7 +16,7 @@ from retrieval.config import InputError
 from retrieval.features import Features
 from retrieval.poolings import functional as F
 
-ALPHA = 100.0  # hardness of NetVLAD's assignment where no data tells: on data it is found to be some tens to hundreds
+ALPHA = 40.0  # hardness of NetVLAD where no data tells; for MobileNetV2 on photos of landmarks the data said 41
 HIDDEN = 512  # width of SALAD's perceptrons
 PUBLISHED_MAP = (20, 20)  # MixVPR: 320 x 320 pixels at stride 16
 
