@@ -19,8 +19,8 @@ class TimmBackbone(nn.Module):
     """A timm model without its classifier: images (B, 3, H, W), normalised -> Features.
 
     `dim` channels, `multiple` that each side of the input must have, `fixed_size` (H, W) of a model that takes no
-    other, `mean` and `std` of its input. `pretrained` downloads through timm, `weights` loads a local
-    .safetensors or .pth, `kwargs` go to timm as they are.
+    other, `mean` and `std` of its input, `stride` pixels to a position of the map. `pretrained` downloads through
+    timm, `weights` loads a local .safetensors or .pth, `kwargs` go to timm as they are.
     """
 
     def __init__(
@@ -52,7 +52,10 @@ class TimmBackbone(nn.Module):
         if self.patch is None:
             self.model.to(memory_format=torch.channels_last)
         self.frozen_statistics = False
-        self.dim, self.prefix = self._probe()
+        height, width = self.fixed_size or (4 * self.multiple if self.multiple > 1 else 128,) * 2
+        features = self._probe(height, width)
+        self.dim, self.prefix = features.patches.shape[1], features.prefix.shape[1]
+        self.stride = height // features.patches.shape[2]
 
     def train(self, mode: bool = True) -> Self:
         """With `frozen_statistics` BatchNorm stays in evaluation mode: small batches of few landmarks spoil it."""
@@ -80,19 +83,23 @@ class TimmBackbone(nn.Module):
         patches = patches.reshape(tokens.shape[0], tokens.shape[2], height // self.patch, width // self.patch)
         return Features(patches, tokens[:, :cls])
 
+    def map_size(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the map that images of this size give, measured."""
+        rows, columns = self._probe(height, width).patches.shape[-2:]
+        return rows, columns
+
     @torch.no_grad()
-    def _probe(self) -> tuple[int, int]:
-        """Channels of the map and tokens before it, measured: timm's num_features means another layer for some."""
-        height, width = self.fixed_size or (4 * self.multiple if self.multiple > 1 else 128,) * 2
+    def _probe(self, height: int, width: int) -> Features:
+        """What an image of this size gives: timm's num_features, for one, means another layer for some models."""
         training = self.training
         try:
-            features = self.eval()(torch.zeros(1, 3, height, width))
+            return self.eval()(torch.zeros(1, 3, height, width, device=next(self.parameters()).device))
         except (RuntimeError, AssertionError, AttributeError, ValueError) as error:
             raise InputError(
                 f"backbone '{self.name}' gives no map of features at {height} x {width}: {error}"
             ) from error
-        self.train(training)
-        return features.patches.shape[1], features.prefix.shape[1]
+        finally:
+            self.train(training)
 
 
 def create(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:

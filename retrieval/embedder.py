@@ -43,11 +43,20 @@ class Embedder(nn.Module):
             return F.normalize(self.head(pooled), dim=-1)
 
     def preprocess(self, image: Image.Image, resolution: int) -> Tensor:
-        """(3, H, W), normalised: turned upright, longer side at most `resolution`, sides as the backbone needs them."""
+        """(3, H, W), normalised: turned upright, longer side at most `resolution`, sides as the backbone needs them.
+
+        Where the backbone or the pooling takes one size alone, it is squeezed to a square.
+        """
         rgb = images.to_rgb(image)
-        size = self.backbone.fixed_size
-        target = images.fit(rgb.size, resolution, self.backbone.multiple) if size is None else (size[1], size[0])
-        return self.normalised(images.resized(rgb, target))
+        if self.backbone.fixed_size or self.map_size:
+            height, width = squared(self.backbone, resolution)
+            return self.normalised(images.resized(rgb, (width, height)))
+        return self.normalised(images.resized(rgb, images.fit(rgb.size, resolution, self.backbone.multiple)))
+
+    @property
+    def map_size(self) -> tuple[int, int] | None:
+        """Rows and columns of the only map that the pooling takes; None where it takes any."""
+        return getattr(self.pooling, "map_size", None)
 
     @property
     def p(self) -> Tensor | None:
@@ -60,21 +69,46 @@ class Embedder(nn.Module):
         return images.to_tensor(rgb, self.backbone.mean, self.backbone.std)
 
 
-def from_config(cfg: Mapping[str, Any] | DictConfig) -> Embedder:
-    """The model that `backbone`, `pooling` and `head` of a config describe."""
+def from_config(cfg: Mapping[str, Any] | DictConfig, resolution: int | None = None) -> Embedder:
+    """The model that `backbone`, `pooling` and `head` of a config describe.
+
+    resolution: side of the square photos it is for, which sizes a pooling that takes one map alone.
+    """
     for part, prefixes in PARTS.items():
         target = str(cfg[part].get("_target_", ""))
         if not target.startswith(prefixes):
             raise InputError(f"{part}._target_ must start with {' or '.join(prefixes)}, got {target!r}")
     backbone = build(cfg["backbone"])
-    pooling = build(cfg["pooling"], dim=backbone.dim, prefix=backbone.prefix)
+    size = map_of(backbone, cfg["pooling"], resolution)
+    pooling = build(cfg["pooling"], dim=backbone.dim, prefix=backbone.prefix, **size)
     return Embedder(backbone, pooling, build(cfg["head"], dim=pooling.out_dim))
 
 
+def map_of(backbone: TimmBackbone, pooling: Mapping[str, Any] | DictConfig, resolution: int | None) -> dict[str, int]:
+    """Height and width of the map of a square photo, for a pooling whose config has these keys and leaves them open."""
+    if resolution is None or not all(key in pooling and pooling[key] is None for key in ("height", "width")):
+        return {}
+    height, width = square_map(backbone, resolution)
+    return {"height": height, "width": width}
+
+
+def square_map(backbone: TimmBackbone, side: int) -> tuple[int, int]:
+    """Rows and columns of the map of a square photo."""
+    return backbone.map_size(*squared(backbone, side))
+
+
+def squared(backbone: TimmBackbone, side: int) -> tuple[int, int]:
+    """Height and width of a square photo as the backbone needs them: a fixed size is always that."""
+    nearest = images.nearest(side, backbone.multiple)
+    return backbone.fixed_size or (nearest, nearest)
+
+
 def completed(cfg: DictConfig, embedder: Embedder) -> DictConfig:
-    """The config with every interpolation resolved and the mean and std that the backbone turned out to have."""
+    """The config with every interpolation resolved and the mean, std and map that the model turned out to have."""
     whole: Any = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
     whole.backbone.mean, whole.backbone.std = list(embedder.backbone.mean), list(embedder.backbone.std)
+    if embedder.map_size:
+        whole.pooling.height, whole.pooling.width = embedder.map_size
     return whole
 
 
@@ -98,6 +132,8 @@ def load(path: str | Path) -> Embedder:
     if not weights.is_file():
         raise InputError(f"{folder} holds no model.safetensors (is its training finished?)")
     cfg.backbone.pretrained, cfg.backbone.weights = False, None
+    if "centroids" in cfg.pooling:  # a file that lies elsewhere: the weights hold what it held
+        cfg.pooling.centroids = None
     embedder = from_config(cfg)
     try:
         embedder.load_state_dict(load_file(weights))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from retrieval import embedder, extraction, metrics, search
+from retrieval import embedder, extraction, metrics, search, vocabulary
 from retrieval.config import CONFIGS, InputError, build, load_yaml
 from retrieval.data.images import Photo
 from retrieval.embedder import Embedder
@@ -101,10 +101,11 @@ def from_config(cfg: DictConfig, overridden: set[str]) -> list[Row]:
     else:
         refuse_used(Path(cfg.output_dir))
         torch.manual_seed(cfg.seed)
-        model, output_dir = embedder.from_config(cfg), Path(cfg.output_dir)
+        model, output_dir = embedder.from_config(cfg, extract.resolutions[0]), Path(cfg.output_dir)
         cfg = embedder.completed(cfg, model)
         about = subject(cfg, True, NOT_TRAINED)
     extraction.check(model, extract.resolutions, extract.scales, extract.aspect)
+    vocabulary.refuse_unfitted(model)
     benchmarks = {name: build(one) for name, one in cfg.benchmark.items()}
     if not cfg.run:
         embedder.save(model, cfg, output_dir)

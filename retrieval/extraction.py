@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from retrieval.backbones import TimmBackbone
 from retrieval.config import InputError
 from retrieval.data import images
 from retrieval.data.batching import by_shape
 from retrieval.data.images import Photo, Size
-from retrieval.embedder import Embedder
+from retrieval.embedder import Embedder, square_map
 from retrieval.poolings import GeM
 
 # Read when the module is: what a running program computes does not change with its files.
@@ -79,7 +80,8 @@ def device_of(name: str) -> torch.device:
 
 
 def check(embedder: Embedder, resolutions: Sequence[int], scales: Sequence[float], aspect: str) -> None:
-    """Refuse, before anything is computed, sizes that the backbone cannot take."""
+    """Refuse, before anything is computed, sizes that the backbone or the pooling cannot take."""
+    check_map(embedder, resolutions, scales, aspect)
     backbone = embedder.backbone
     if backbone.fixed_size is None:
         return
@@ -90,6 +92,26 @@ def check(embedder: Embedder, resolutions: Sequence[int], scales: Sequence[float
             f"asked for was aspect = {aspect}, resolutions = {list(resolutions)}, scales = {list(scales)}; "
             f"accepted: extract.aspect=square extract.resolutions=[{backbone.fixed_size[0]}] extract.scales=[1.0]"
         )
+
+
+def check_map(embedder: Embedder, resolutions: Sequence[int], scales: Sequence[float], aspect: str) -> None:
+    """Refuse photos whose map is not the one that the pooling takes, where it takes one alone."""
+    wanted, backbone = embedder.map_size, embedder.backbone
+    sides = {int(resolution * scale) for resolution in resolutions for scale in scales}
+    if wanted is None or (aspect == "square" and all(square_map(backbone, side) == wanted for side in sides)):
+        return
+    fitting = square_of(backbone, wanted, "extract.aspect=square extract.resolutions=[{}] extract.scales=[1.0]")
+    raise InputError(
+        f"{type(embedder.pooling).__name__} takes maps of {wanted[0]} x {wanted[1]} positions only, so square photos "
+        f"of one size; asked for was aspect = {aspect}, resolutions = {list(resolutions)}, scales = {list(scales)}; "
+        f"accepted: {fitting}"
+    )
+
+
+def square_of(backbone: TimmBackbone, size: tuple[int, int], words: str) -> str:
+    """`words` with the side of square photos that have a map of this size."""
+    side = size[0] * backbone.stride
+    return words.format(side) if square_map(backbone, side) == size else "none, no square photo has that map"
 
 
 class _Photos(Dataset[Tensor]):
@@ -219,3 +241,30 @@ def _finite(rows: NDArray[np.float32], photos: Sequence[Photo]) -> None:
     bad = [photo.path for photo, row in zip(photos, rows, strict=True) if not np.isfinite(row).all()]
     if bad:
         raise NotFinite(f"{len(bad)} descriptors are not finite, the first of {bad[0]}")
+
+
+@torch.no_grad()
+def local_features(
+    embedder: Embedder, photos: Sequence[Photo], resolution: int, count: int, seed: int, extract: Extract
+) -> NDArray[np.float32]:
+    """(N, D): the L2-normalised vectors of up to `count` positions of each photo's map, drawn at random.
+
+    Described as `describe` does, in float32 at one scale; a photo whose map is not finite raises NotFinite.
+    """
+    square = extract.aspect == "square"
+    sizes = [images.target_size(photo, resolution, embedder.backbone.multiple, square) for photo in photos]
+    batches, where = by_shape(sizes, extract.batch_size), device_of(extract.device)
+    loader = DataLoader(
+        _Photos(photos, sizes, embedder.normalised),
+        batch_sampler=batches,  # pyright: ignore[reportArgumentType]
+        num_workers=min(extract.workers, len(batches)),
+    )
+    rng, drawn = np.random.default_rng(seed), []
+    training, home = embedder.training, next(embedder.parameters()).device
+    embedder.eval().to(where)
+    for indices, batch in zip(batches, tqdm(loader, "local features", disable=None), strict=True):
+        maps = F.normalize(embedder.backbone(batch.to(where)).patches.float(), dim=1).flatten(2).mT.cpu().numpy()
+        _finite(maps.reshape(len(indices), -1), [photos[i] for i in indices])
+        drawn += [one[rng.permutation(len(one))[:count]] for one in maps]
+    embedder.train(training).to(home)
+    return np.concatenate(drawn)

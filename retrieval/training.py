@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from retrieval import embedder as embedders
-from retrieval import evaluation, extraction, losses
+from retrieval import evaluation, extraction, losses, vocabulary
 from retrieval.benchmarks.folder import SameLandmark
 from retrieval.callbacks import HeldOut
 from retrieval.config import InputError, build
@@ -125,16 +125,18 @@ def fit(cfg: DictConfig) -> list[Row]:
     refuse(cfg, output_dir)
     extract: Extract = build(cfg.extract)
     pl.seed_everything(int(cfg.seed), workers=True, verbose=False)
-    embedder = embedders.from_config(cfg)
+    embedder = embedders.from_config(cfg, cfg.data.get("resolution"))
     extraction.check(embedder, extract.resolutions, extract.scales, extract.aspect)
     data: FolderData = build(cfg.data, seed=int(cfg.seed), mean=embedder.backbone.mean, std=embedder.backbone.std)
     data.check(embedder.backbone.multiple, embedder.backbone.fixed_size)
+    refuse_crops(embedder, data.resolution)
     benchmarks = {name: build(one) for name, one in (cfg.get("benchmark") or {}).items()}
     loss = losses.from_config(cfg.loss, data.num_classes, embedder.dim)
     module = Retrieval(
         embedder, loss, plain(cfg.optimizer), plain(cfg.schedule), plain(cfg.lr_multipliers), cfg.freeze_batchnorm
     )
     trainer = trainer_of(cfg, data, extract, output_dir)
+    vocabulary.fit(embedder, data.train.photos, data.resolution, int(cfg.seed), extract)
     cfg = embedders.completed(cfg, embedder)
     cfg.trained_on = data.summary
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -168,6 +170,20 @@ def refuse(cfg: DictConfig, output_dir: Path) -> None:
         raise InputError(f"trainer.max_epochs must be a whole number, at least 1, got {cfg.trainer.max_epochs}")
     stand_in = build(cfg.optimizer, params=[nn.Parameter(torch.zeros(1))])
     build(cfg.schedule, optimizer=stand_in, total_steps=10)
+
+
+def refuse_crops(embedder: Embedder, resolution: int) -> None:
+    """Refuse training crops whose map is not the one that the pooling takes, where it takes one alone."""
+    wanted, backbone = embedder.map_size, embedder.backbone
+    if wanted is None:
+        return
+    (height, width), name = embedders.square_map(backbone, resolution), type(embedder.pooling).__name__
+    if (height, width) != wanted:
+        fitting = extraction.square_of(backbone, wanted, "data.resolution={}")
+        raise InputError(
+            f"{name} takes maps of {wanted[0]} x {wanted[1]} positions only; data.resolution = {resolution} gives "
+            f"{height} x {width}; accepted: {fitting}, or pooling.height={height} pooling.width={width}"
+        )
 
 
 def quieted() -> None:

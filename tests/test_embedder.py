@@ -12,7 +12,7 @@ from retrieval import embedder
 from retrieval.config import CONFIGS, InputError, load_yaml
 from retrieval.data.images import ORIENTATION
 
-POOLINGS = sorted(path.stem for path in (CONFIGS / "pooling").glob("*.yaml"))
+POOLINGS = sorted({path.stem for path in (CONFIGS / "pooling").glob("*.yaml")} - {"mixvpr"})  # that takes one size
 
 
 def described(pooling: str = "gem", backbone: str = "test_resnet", head: str = "none") -> DictConfig:

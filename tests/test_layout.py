@@ -12,7 +12,7 @@ LAYERS = [
     {"training"},
     {"callbacks"},
     {"evaluation"},
-    {"extraction", "benchmarks", "search"},
+    {"extraction", "benchmarks", "search", "vocabulary"},
     {"embedder", "data", "losses", "metrics", "report", "charts", "page", "runs", "tables"},
     {"backbones", "poolings", "heads"},
     {"features", "config"},

@@ -14,7 +14,8 @@ from retrieval.features import Features
 from retrieval.poolings import CLS, Attention, GeM, GlobalAverage, MeanToken, SpatialPyramid, StridedConv
 from retrieval.poolings import functional as F
 
-YAMLS = sorted((CONFIGS / "pooling").glob("*.yaml"))
+FIXED = {"mixvpr"}  # takes one size of map
+YAMLS = [y for y in sorted((CONFIGS / "pooling").glob("*.yaml")) if y.stem not in FIXED]
 each_pooling = pytest.mark.parametrize("yaml", YAMLS, ids=lambda path: path.stem)
 
 
@@ -37,11 +38,11 @@ def padded(x: Tensor, height: int, width: int, fill: float) -> Features:
 
 
 def shaken(pooling: nn.Module) -> nn.Module:
-    """The pooling as if trained: its weights are no longer what they started from."""
+    """The pooling as if trained: its weights are no longer what they started from, and it drops nothing out."""
     with torch.no_grad():
         for parameter in pooling.parameters():
             parameter += 0.05 * torch.rand_like(parameter)
-    return pooling
+    return pooling.eval()
 
 
 @pytest.mark.parametrize(
@@ -246,7 +247,7 @@ def test_what_stands_in_the_padding_has_no_gradient(yaml: Path) -> None:
 
 @each_pooling
 def test_channels_last_and_non_contiguous_maps_pool_alike(yaml: Path) -> None:
-    pooling = build(load_yaml(yaml), dim=4)
+    pooling = build(load_yaml(yaml), dim=4).eval()
     x = torch.rand(2, 4, 6, 5)
     expected = pooling(alone(x))
     assert torch.allclose(pooling(alone(x.to(memory_format=torch.channels_last))), expected, atol=1e-6)
@@ -370,7 +371,10 @@ def test_regions_of_rmac_lie_inside_and_overlap(height: int, width: int, count: 
     assert all(0 <= t <= height - side and 0 <= left <= width - side for t, left, side in squares)
 
 
-@each_pooling
+LARGE = {"netvlad", "salad", "convap"}  # of thousands of values: made small in test_aggregations.py
+
+
+@pytest.mark.parametrize("yaml", [y for y in YAMLS if y.stem not in LARGE], ids=lambda path: path.stem)
 def test_gradients_agree_with_differences(yaml: Path) -> None:
     pooling = shaken(build(load_yaml(yaml), dim=3)).double()
     x = (torch.rand(2, 3, 3, 4, dtype=torch.float64) + 0.1).requires_grad_()

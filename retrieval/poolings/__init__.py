@@ -1,5 +1,6 @@
 """Every pooling sits on every backbone: a class with `dim`, `out_dim` and `forward(Features) -> (B, out_dim)`."""
 
+from retrieval.poolings.aggregations import SALAD, ConvAP, MixVPR, NetVLAD
 from retrieval.poolings.spatial import (
     RMAC,
     GeM,
@@ -15,8 +16,10 @@ from retrieval.poolings.tokens import CLS, Attention, CLSGeM, Gated, LastToken, 
 __all__ = [
     "CLS",
     "RMAC",
+    "SALAD",
     "Attention",
     "CLSGeM",
+    "ConvAP",
     "Gated",
     "GeM",
     "GlobalAverage",
@@ -25,6 +28,8 @@ __all__ = [
     "LogSumExp",
     "MaxToken",
     "MeanToken",
+    "MixVPR",
+    "NetVLAD",
     "RegionalGeM",
     "SpatialPyramid",
     "StridedConv",

@@ -1,0 +1,43 @@
+"""NetVLAD's centroids: k-means over local features of training photos."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from retrieval import extraction, search
+from retrieval.config import InputError
+from retrieval.data.images import Photo
+from retrieval.embedder import Embedder
+from retrieval.extraction import Extract
+from retrieval.poolings import NetVLAD
+
+PHOTOS, EACH = 500, 100  # 50,000 local features (the authors' code, Relja/netvlad, getClusters.m)
+
+
+def fit(embedder: Embedder, photos: Sequence[Photo], resolution: int, seed: int, extract: Extract) -> None:
+    """Hand the pooling its centroids, if it takes some and has none yet."""
+    pooling = embedder.pooling
+    if not isinstance(pooling, NetVLAD) or pooling.fitted:
+        return
+    chosen = np.random.default_rng(seed).permutation(len(photos))[:PHOTOS]
+    local = extraction.local_features(embedder, [photos[i] for i in sorted(chosen)], resolution, EACH, seed, extract)
+    if len(local) < pooling.clusters:
+        raise InputError(
+            f"netvlad needs at least as many local features as clusters: {len(chosen)} training photos at "
+            f"{resolution} px gave {len(local)} for pooling.clusters = {pooling.clusters}; accepted: more photos, a "
+            "larger data.resolution or fewer clusters"
+        )
+    centroids = search.kmeans(local, pooling.clusters, seed)
+    pooling.initialise(torch.from_numpy(centroids), torch.from_numpy(local))
+
+
+def refuse_unfitted(embedder: Embedder) -> None:
+    """Refuse to judge a pooling whose centroids are random: its number would mean nothing."""
+    pooling = embedder.pooling
+    if isinstance(pooling, NetVLAD) and not pooling.fitted:
+        raise InputError(
+            "netvlad has no centroids yet, and random ones would give a number that means nothing; accepted: "
+            "run=DIR of a run that train.py made (it finds them by k-means over training photos), or "
+            f"pooling.centroids=FILE.npy of shape {tuple(pooling.centroids.shape)} for off-the-shelf weights"
+        )
