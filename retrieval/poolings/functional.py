@@ -191,7 +191,7 @@ def regional_maximum(x: Tensor, levels: int) -> Tensor:
     """
     last = x.stride(1) == 1
     rows, axis = (x.permute(0, 2, 3, 1), 1) if last else (x, 2)
-    squares = regions(*x.shape[2:], levels)
+    squares = regions(x.shape[2], x.shape[3], levels)
     bands = {(top, side): rows.narrow(axis, top, side).amax(axis) for top, _, side in squares}
     maxima = [bands[top, side].narrow(axis, left, side).amax(axis) for top, left, side in squares]
     return sum_of_directions([maximum(x), *maxima])
@@ -199,7 +199,9 @@ def regional_maximum(x: Tensor, levels: int) -> Tensor:
 
 def regional_mean(x: Tensor, levels: int, pool: Callable[[Tensor], Tensor]) -> Tensor:
     """The map and its regions, each pooled to (B, D) and L2-normalised, summed."""
-    squares = [x[:, :, top : top + side, left : left + side] for top, left, side in regions(*x.shape[2:], levels)]
+    squares = [
+        x[:, :, top : top + side, left : left + side] for top, left, side in regions(x.shape[2], x.shape[3], levels)
+    ]
     return sum_of_directions([pool(square) for square in (x, *squares)])
 
 
