@@ -55,8 +55,9 @@ def poolings(entries: Any) -> list[Pooling]:
 
 
 def _pooling(entry: Any) -> Pooling:
-    mapping = entry if isinstance(entry, Mapping) else {entry: {}}
-    ((name, changed),) = mapping.items() if len(mapping) == 1 else [(None, None)]
+    mapping = {entry: {}} if isinstance(entry, str) else entry
+    one = isinstance(mapping, Mapping) and len(mapping) == 1
+    name, changed = next(iter(mapping.items())) if one else (None, None)
     if not isinstance(name, str) or not isinstance(changed, Mapping):
         raise InputError(
             f"an entry of evaluate.poolings must be a name, as gem, or a name with its keys, as {{gem:{{p:5}}}}, "
