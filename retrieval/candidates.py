@@ -98,10 +98,11 @@ def of_run(folder: Path, entries: Any = None) -> list[Candidate]:
         )
     own, found = Pooling(cfg.names.pooling, cfg.pooling), []
     for pooling, other in zip(chosen, _on_backbone_of(model, cfg, chosen), strict=True):
-        described = _with_pooling(cfg, pooling)
-        if pooling.label != own.label and cfg.get("selected_by"):
+        judged = model if pooling.label == own.label else other
+        described = embedder.completed(_with_pooling(cfg, pooling), judged)
+        if judged is other and cfg.get("selected_by"):
             described.trained_with = own.label
-        found.append(Candidate(model if pooling.label == own.label else other, described, _of_trained(described), ""))
+        found.append(Candidate(judged, described, _of_trained(described), ""))
     return found
 
 
