@@ -7,10 +7,10 @@ from retrieval import config
 
 @config.main("eval")
 def main(cfg: DictConfig) -> None:
-    from retrieval import evaluation
+    from retrieval import evaluation, results
 
     rows = evaluation.from_config(cfg, config.overridden())
-    print(evaluation.printed(rows), f"written to {cfg.run or cfg.output_dir}", sep="\n")
+    print(results.printed(rows), f"written to {cfg.run or cfg.output_dir}", sep="\n")
 
 
 if __name__ == "__main__":

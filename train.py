@@ -7,10 +7,10 @@ from retrieval import config
 
 @config.main("train")
 def main(cfg: DictConfig) -> None:
-    from retrieval import evaluation, training
+    from retrieval import results, training
 
     rows = training.fit(cfg)
-    print(evaluation.printed(rows), f"written to {cfg.output_dir}", sep="\n")
+    print(results.printed(rows), f"written to {cfg.output_dir}", sep="\n")
 
 
 if __name__ == "__main__":

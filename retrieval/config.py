@@ -117,6 +117,8 @@ def refuse_unknown(cfg: DictConfig, name: str) -> None:
     known = {"": {*map(str, schema), *groups} - {"defaults", "hydra", "experiment"}}
     known |= {str(key): set(map(str, value)) for key, value in schema.items() if isinstance(value, DictConfig)}
     for place, accepted in known.items():
+        if place in cfg and not isinstance(cfg[place], DictConfig):
+            raise InputError(f"'{place}' must hold keys ({', '.join(sorted(accepted))}), got {cfg[place]}")
         for key in cfg if not place else cfg.get(place, ()):
             if key not in accepted:
                 where = f"under '{place}'" if place else "at the top level"

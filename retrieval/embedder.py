@@ -1,6 +1,6 @@
 """The model: backbone -> pooling -> L2 -> head -> L2, images (B, 3, H, W) -> unit vectors (B, d)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,18 +70,34 @@ class Embedder(nn.Module):
 
 
 def from_config(cfg: Mapping[str, Any] | DictConfig, resolution: int | None = None) -> Embedder:
-    """The model that `backbone`, `pooling` and `head` of a config describe.
+    """The model that `backbone`, `pooling` and `head` of a config describe; resolution: see `sharing`."""
+    return sharing(cfg, [cfg["pooling"]], resolution)[0]
 
-    resolution: side of the square photos it is for, which sizes a pooling that takes one map alone.
+
+def sharing(
+    cfg: Mapping[str, Any] | DictConfig,
+    poolings: Sequence[Mapping[str, Any] | DictConfig],
+    resolution: int | None = None,
+) -> list[Embedder]:
+    """A model for each pooling's config, all on one backbone; pooling and head of each draw the random numbers that
+    they would draw alone.
+
+    resolution: side of the square photos they are for, which sizes a pooling that takes one map alone.
     """
     for part, prefixes in PARTS.items():
-        target = str(cfg[part].get("_target_", ""))
-        if not target.startswith(prefixes):
-            raise InputError(f"{part}._target_ must start with {' or '.join(prefixes)}, got {target!r}")
+        for one in poolings if part == "pooling" else [cfg[part]]:
+            target = str(one.get("_target_", ""))
+            if not target.startswith(prefixes):
+                raise InputError(f"{part}._target_ must start with {' or '.join(prefixes)}, got {target!r}")
     backbone = build(cfg["backbone"])
-    size = map_of(backbone, cfg["pooling"], resolution)
-    pooling = build(cfg["pooling"], dim=backbone.dim, prefix=backbone.prefix, **size)
-    return Embedder(backbone, pooling, build(cfg["head"], dim=pooling.out_dim))
+    drawn = torch.get_rng_state()
+    models = []
+    for one in poolings:
+        torch.set_rng_state(drawn)
+        size = map_of(backbone, one, resolution)
+        pooling = build(one, dim=backbone.dim, prefix=backbone.prefix, **size)
+        models.append(Embedder(backbone, pooling, build(cfg["head"], dim=pooling.out_dim)))
+    return models
 
 
 def map_of(backbone: TimmBackbone, pooling: Mapping[str, Any] | DictConfig, resolution: int | None) -> dict[str, int]:
@@ -121,20 +137,28 @@ def save(embedder: Embedder, cfg: DictConfig, folder: Path) -> None:
     OmegaConf.save(cfg, folder / "config.yaml")
 
 
+def without_weights(cfg: DictConfig) -> DictConfig:
+    """The config of a model that starts at random, as its weights come from a run's folder."""
+    cfg = cfg.copy()
+    cfg.backbone.pretrained, cfg.backbone.weights = False, None
+    if "centroids" in cfg.pooling:  # a file that lies elsewhere: the weights hold what it held
+        cfg.pooling.centroids = None
+    return cfg
+
+
 def load(path: str | Path) -> Embedder:
     """The model that a run's folder holds, in evaluation mode; nothing is downloaded, no pickle is read."""
     folder = Path(path)
     cfg = load_yaml(folder / "config.yaml")
     missing = [part for part in PARTS if not isinstance(cfg.get(part), DictConfig)]
     if missing:
-        raise InputError(f"{folder / 'config.yaml'} describes no model, it lacks {', '.join(missing)}")
+        below = sorted(file.parent.name for file in folder.glob("*/model.safetensors"))
+        hint = f"; a model each is in its folders {', '.join(below)}" if below else ""
+        raise InputError(f"{folder / 'config.yaml'} describes no model, it lacks {', '.join(missing)}{hint}")
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise InputError(f"{folder} holds no model.safetensors (is its training finished?)")
-    cfg.backbone.pretrained, cfg.backbone.weights = False, None
-    if "centroids" in cfg.pooling:  # a file that lies elsewhere: the weights hold what it held
-        cfg.pooling.centroids = None
-    embedder = from_config(cfg)
+    embedder = from_config(without_weights(cfg))
     try:
         embedder.load_state_dict(load_file(weights))
     except (SafetensorError, RuntimeError) as error:

@@ -139,57 +139,97 @@ def describe(
     dtype: str = "float32",
     progress: bool = False,
 ) -> NDArray[np.float32]:
-    """Descriptors (N, d), float32 unit rows in the order of `paths`.
+    """Descriptors (N, d), float32 unit rows in the order of `paths`: `describe_each` with one embedder."""
+    options = (resolution, scales, aspect, batch_size, workers, device, dtype, progress)
+    return describe_each([embedder], paths, *options)[0]
 
-    Photos of equal shape share a batch, so nothing is padded or distorted. An unreadable photo raises
-    UnreadablePhoto; a descriptor that is not finite raises NotFinite; both name the photo.
+
+def describe_each(
+    embedders: Sequence[Embedder],
+    paths: Sequence[str | Path | Photo],
+    resolution: int = 1024,
+    scales: Sequence[float] = (1.0,),
+    aspect: str = "native",
+    batch_size: int = 16,
+    workers: int = 0,
+    device: str = "auto",
+    dtype: str = "float32",
+    progress: bool = False,
+) -> list[NDArray[np.float32]]:
+    """Descriptors (N, d) of each embedder, float32 unit rows in the order of `paths`; all share one backbone.
+
+    Each photo is decoded once and passes the backbone once a scale, whatever the number of embedders. Photos of equal
+    shape share a batch, so nothing is padded or distorted. An unreadable photo raises UnreadablePhoto; a descriptor
+    that is not finite raises NotFinite; both name the photo.
     """
-    check(embedder, [resolution], scales, aspect)
+    for embedder in embedders:
+        check(embedder, [resolution], scales, aspect)
+    backbone = embedders[0].backbone
     photos = [path if isinstance(path, Photo) else Photo(str(path)) for path in paths]
-    square = aspect == "square"
-    sizes = [images.target_size(photo, resolution, embedder.backbone.multiple, square) for photo in photos]
+    sizes = [images.target_size(photo, resolution, backbone.multiple, aspect == "square") for photo in photos]
     batches = by_shape(sizes, batch_size)
     where = device_of(device)
     loader = DataLoader(
-        _Photos(photos, sizes, embedder.normalised),
+        _Photos(photos, sizes, embedders[0].normalised),
         batch_sampler=batches,  # pyright: ignore[reportArgumentType]
         num_workers=min(workers, len(batches)),
         pin_memory=where.type == "cuda",
     )
-    rows = np.empty((len(photos), embedder.dim), dtype=np.float32)
+    each = [np.empty((len(photos), embedder.dim), dtype=np.float32) for embedder in embedders]
     with tqdm(total=len(photos), desc=f"describing at {resolution}", disable=None if progress else True) as bar:
-        for indices, vectors in zip(batches, _vectors(embedder, loader, scales, where, DTYPES[dtype]), strict=True):
-            rows[indices] = vectors
+        for indices, vectors in zip(batches, _vectors(embedders, loader, scales, where, DTYPES[dtype]), strict=True):
+            for rows, described in zip(each, vectors, strict=True):
+                rows[indices] = described
             bar.update(len(indices))
-    _finite(rows, photos)
-    return rows
+    for rows, embedder in zip(each, embedders, strict=True):
+        _finite(rows, photos, type(embedder.pooling).__name__)
+    return each
 
 
 @torch.no_grad()
 def _vectors(
-    embedder: Embedder, loader: DataLoader[Tensor], scales: Sequence[float], device: torch.device, dtype: torch.dtype
-) -> Iterator[NDArray[np.float32]]:
-    training, home = embedder.training, next(embedder.parameters()).device
-    embedder.eval().to(device)
+    embedders: Sequence[Embedder],
+    loader: DataLoader[Tensor],
+    scales: Sequence[float],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Iterator[list[NDArray[np.float32]]]:
+    training, home = embedders[0].training, next(embedders[0].parameters()).device
+    for embedder in embedders:
+        embedder.eval().to(device)
     try:
         for batch in loader:
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                vectors = multi_scale(embedder, batch.to(device, non_blocking=True), scales)
-            yield vectors.float().cpu().numpy()
+                each = multi_scale_each(embedders, batch.to(device, non_blocking=True), scales)
+            yield [vectors.float().cpu().numpy() for vectors in each]
     finally:
-        embedder.train(training).to(home)
+        for embedder in embedders:
+            embedder.train(training).to(home)
 
 
 def multi_scale(embedder: Embedder, batch: Tensor, scales: Sequence[float]) -> Tensor:
+    """`multi_scale_each` with one embedder."""
+    return multi_scale_each([embedder], batch, scales)[0]
+
+
+def multi_scale_each(embedders: Sequence[Embedder], batch: Tensor, scales: Sequence[float]) -> list[Tensor]:
     """(mean_s v_s^m)^(1/m), L2-normalised, v_s from the tensor resized bilinearly by s; each side kept a multiple.
 
     m is the learned p for a plain GeM network at several scales, otherwise 1 (a projected descriptor has negative
-    values) (Radenovic et al., TPAMI 2019, section 4.3).
+    values) (Radenovic et al., TPAMI 2019, section 4.3). Embedders that share a backbone share its map of each scale.
     """
+    backbone = embedders[0].backbone
+    at_scales: list[list[Tensor]] = []
+    for scale in scales:
+        features = backbone(rescaled(batch, scale, backbone.multiple))
+        at_scales.append([embedder.describe(features) for embedder in embedders])
     if len(scales) == 1 and scales[0] == 1:
-        return embedder(batch)
-    vectors = torch.stack([embedder(rescaled(batch, scale, embedder.backbone.multiple)) for scale in scales])
-    m = exponent(embedder) if len(scales) > 1 else 1.0
+        return at_scales[0]
+    each = zip(embedders, zip(*at_scales, strict=True), strict=True)
+    return [_joined(torch.stack(vectors), exponent(e) if len(scales) > 1 else 1.0) for e, vectors in each]
+
+
+def _joined(vectors: Tensor, m: float) -> Tensor:
     return F.normalize(vectors.clamp(min=0).pow(m).mean(0).pow(1 / m) if m != 1 else vectors.mean(0), dim=-1)
 
 
@@ -237,10 +277,10 @@ def fingerprint(embedder: Embedder, photos: Sequence[Photo]) -> tuple[str, str]:
     return weights.hexdigest(), files.hexdigest()
 
 
-def _finite(rows: NDArray[np.float32], photos: Sequence[Photo]) -> None:
+def _finite(rows: NDArray[np.float32], photos: Sequence[Photo], by: str = "") -> None:
     bad = [photo.path for photo, row in zip(photos, rows, strict=True) if not np.isfinite(row).all()]
     if bad:
-        raise NotFinite(f"{len(bad)} descriptors are not finite, the first of {bad[0]}")
+        raise NotFinite(f"{len(bad)} descriptors are not finite, the first of {bad[0]}{by and f', by {by}'}")
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """The first `names` columns are words, the rest numbers; a line whose cells say "untrained" is drawn paler."""
+    """The first `names` columns are words, the rest numbers; beside others a line that says "untrained" is paler."""
 
     title: str
     header: list[str]
@@ -37,13 +37,10 @@ class Table:
 
     def html(self) -> str:
         head = "".join(f'<th scope="col">{html.escape(title)}</th>' for title in self.header)
-        body = "".join(self._line(line) for line in self.lines)
+        pale = [any(cell.text == "untrained" for cell in line) for line in self.lines]
+        body = "".join(_line(line, faded and not all(pale)) for line, faded in zip(self.lines, pale, strict=True))
         table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         return f"<h3>{html.escape(self.title)}</h3>{scroll(table, self.title)}"
-
-    def _line(self, line: Sequence[Cell]) -> str:
-        faded = ' class="untrained"' if any(cell.text == "untrained" for cell in line) else ""
-        return f"<tr{faded}>{''.join(f'<td>{_html(cell)}</td>' for cell in line)}</tr>"
 
 
 def render(title: str, sections: Iterable[tuple[str, str]]) -> str:
@@ -129,6 +126,11 @@ def _photo(path: str, box: tuple[float, ...] | None, alt: str) -> str:
 
 def _uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _line(line: Sequence[Cell], faded: bool) -> str:
+    row = '<tr class="untrained">' if faded else "<tr>"
+    return f"{row}{''.join(f'<td>{_html(cell)}</td>' for cell in line)}</tr>"
 
 
 def _html(cell: Cell) -> str:

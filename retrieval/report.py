@@ -46,7 +46,7 @@ def resolution_panels(rows: Sequence[Row]) -> dict[str, list[charts.Curve]]:
 def draw(found: Runs) -> dict[str, str]:
     """The charts that the runs have data for, as SVG: `p`, `resolution` (two or more needed), `training`."""
     labelled = labels(found.rows)
-    models = [(run, next((model_of(row) for row in run.rows if not row["untrained"]), None)) for run in found.runs]
+    models = [(run, next((model_of(row) for row in run.rows if _own(row)), None)) for run in found.runs]
     runs = sorted(((labelled[m], run.rows[0]["seed"], run.history) for run, m in models if m), key=lambda run: run[:2])
     drawn = {}
     if panels := charts.p_panels(runs):
@@ -56,6 +56,11 @@ def draw(found: Runs) -> dict[str, str]:
     if panels := charts.training_panels(runs):
         drawn["training"] = charts.lines(panels, "training step", "")
     return drawn
+
+
+def _own(row: Row) -> bool:
+    """Whether what was judged is the model that its run trained."""
+    return not (row["untrained"] or row["trained_with"])
 
 
 def rankings(found: Runs) -> list[list[dict[str, Any]]]:
@@ -71,7 +76,11 @@ def rankings(found: Runs) -> list[list[dict[str, Any]]]:
                 if (entry["resolution"], -entry["seed"]) >= (held["resolution"], -held["seed"]):
                     label = labelled[model] + (", untrained" if model.untrained else "")
                     chosen[query][model] = {**entry, "label": label}
-    return [[lines[model] for model in sorted(lines)] for _, lines in sorted(chosen.items()) if lines]
+    return [
+        [lines[model] for model in sorted(lines, key=lambda model: model.order)]
+        for _, lines in sorted(chosen.items())
+        if lines
+    ]
 
 
 def write(dirs: Sequence[Path], output: Path | None = None) -> Path:

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ History = Mapping[str, Mapping[int, float]]  # column of metrics.csv -> step -> 
 ANY = {"benchmark": str, "backbone": str, "pooling": str, "resolution": int, "seed": int, "untrained": bool}
 RESULT = {**ANY, "scales": list, "settings": str, "metrics": dict}
 RANKING = {**ANY, "settings": str, "query": dict, "ap": (int, float), "top": list}
+WORDS = ("options", "trained_with")  # None in rows written before there was such a key
 P = ("mean", "min", "max")
 EVALUATED = ("scales", "aspect", "crop", "dtype", "whitening", "rerank")  # rows that differ here share no mean
 
@@ -44,13 +46,25 @@ class Runs:
 
 
 class Model(NamedTuple):
-    """A line of a table: rows of one model are comparable, and differ in seed alone."""
+    """A line of a table: rows of one model are comparable, and differ in seed alone.
+
+    options: what the pooling has set otherwise than its YAML, and the pooling that the backbone was trained with where
+    that is another, in words; "" where neither is so.
+    """
 
     backbone: str
     pooling: str
     head: str
+    options: str
     untrained: bool
     settings: str
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """Numbers in `options` count as numbers: p=5 stands before p=10."""
+        pieces = re.split(r"(\d+(?:\.\d+)?)", self.options)  # every second one is a number
+        options = [float(piece) if i % 2 else piece for i, piece in enumerate(pieces)]
+        return self.backbone, self.pooling, self.head, options, self.untrained, self.settings
 
 
 def collect(dirs: Sequence[Path]) -> Runs:
@@ -63,6 +77,7 @@ def collect(dirs: Sequence[Path]) -> Runs:
     files = {file.resolve(): file for folder in dirs for file in _results(folder)}
     for file in sorted(files.values(), key=lambda file: (file.stat().st_mtime, file)):
         found.runs.append(_run(file, found.warnings))
+    _agree(found.rows)
     _drop_repeated(found)
     found.unfinished = sorted({path for folder in dirs for path in _unfinished(folder, found.runs)})
     found.runs.sort(key=lambda run: run.folder)
@@ -93,7 +108,8 @@ def _run(file: Path, warnings: list[str]) -> Run:
 
 def _row(row: Row, folder: Path) -> Row:
     metrics = {name: math.nan if value is None else value for name, value in row["metrics"].items()}
-    return {"folder": str(folder), "p": None, **row, "head": row.get("head") or "none", "metrics": metrics}
+    absent = {"folder": str(folder), "p": None, **dict.fromkeys(WORDS)}
+    return {**absent, **row, "head": row.get("head") or "none", "metrics": metrics}
 
 
 def _items(file: Path, needed: dict[str, Any], warnings: list[str]) -> list[dict[str, Any]]:
@@ -119,6 +135,9 @@ def _problem(item: Any, needed: dict[str, Any]) -> str | None:
             return f"it lacks {key!r}"
         if not isinstance(item[key], kind):
             return f"{key!r} must be of type {getattr(kind, '__name__', 'number')}, got {item[key]!r}"
+    for key in WORDS:
+        if not isinstance(item.get(key), str | None):
+            return f"{key!r} must be text, got {item[key]!r}"
     p = item.get("p")
     numbers = {**item.get("metrics", {}), **({key: p.get(key) for key in P} if isinstance(p, dict) else {"p": p})}
     for name, value in numbers.items():
@@ -140,6 +159,13 @@ def _history(file: Path, warnings: list[str]) -> History:
             except (KeyError, TypeError, ValueError) as error:
                 warnings.append(f"{file}, line {number} is left out of the curves: {error!r}")
     return history
+
+
+def _agree(rows: Sequence[Row]) -> None:
+    """One wording of `options`, the latest, for rows of the same settings: old rows have none, a YAML may change."""
+    latest = {row["settings"]: row["options"] for row in rows if row["options"] is not None}
+    for row in rows:
+        row["options"] = latest.get(row["settings"], "")
 
 
 def _drop_repeated(found: Runs) -> None:
@@ -172,4 +198,6 @@ def _unfinished(root: Path, runs: Iterable[Run]) -> list[Path]:
 
 
 def model_of(row: Row) -> Model:
-    return Model(row["backbone"], row["pooling"], row["head"], row["untrained"], row["settings"])
+    trained_with = f"trained with {row['trained_with']}" if row["trained_with"] else ""
+    options = ", ".join(part for part in (row["options"], trained_with) if part)
+    return Model(row["backbone"], row["pooling"], row["head"], options, row["untrained"], row["settings"])

@@ -47,7 +47,7 @@ def gather(rows: Sequence[Row], level: str, metrics: set[str]) -> dict[Model, di
     """The values of each model and column, one per seed; models in the order of a table's lines."""
     grid: dict[Model, dict[Column, list[float]]] = {}
     varying = {row["benchmark"]: _varying(rows, row["benchmark"]) for row in rows}
-    for row in sorted(rows, key=lambda row: (model_of(row), row["seed"])):
+    for row in sorted(rows, key=lambda row: (model_of(row).order, row["seed"])):
         for name, value in row["metrics"].items():
             at, _, metric = name.rpartition("/")
             if at == level and metric in metrics:
@@ -70,10 +70,10 @@ def percent(values: Sequence[float]) -> str:
 
 
 def names(rows: Iterable[Row]) -> dict[Model, str]:
-    """Pooling (and head) of each model, with the settings' hash where two settings would read alike."""
-    models = sorted({model_of(row) for row in rows})
-    alike = Counter(model[:4] for model in models)
-    return {model: _pooling(model) + (f" #{model.settings[:7]}" if alike[model[:4]] > 1 else "") for model in models}
+    """Pooling, its options and head of each model, with the settings' hash where two settings would read alike."""
+    models = sorted({model_of(row) for row in rows}, key=lambda model: model.order)
+    alike = Counter(model[:5] for model in models)
+    return {model: _pooling(model) + (f" #{model.settings[:7]}" if alike[model[:5]] > 1 else "") for model in models}
 
 
 def labels(rows: Sequence[Row]) -> dict[Model, str]:
@@ -84,7 +84,7 @@ def labels(rows: Sequence[Row]) -> dict[Model, str]:
 
 def notes(rows: Sequence[Row]) -> list[str]:
     """What a reader of the tables must know: the protocol, the seeds, the selection, the sizes, the versions."""
-    said = [PROTOCOL, "Mean ± sample standard deviation over seeds; bold: the best trained value of its column."]
+    said = [PROTOCOL, f"Mean ± sample standard deviation over seeds; bold: {_bold(rows)}."]
     if any("#" in name for name in names(rows).values()):
         said.append(
             "Lines that differ in #hash differ in settings other than the seed, so they share no mean; "
@@ -105,6 +105,16 @@ def notes(rows: Sequence[Row]) -> list[str]:
     return said + ([f"Versions: {', '.join(sorted(versions))}."] if versions else [])
 
 
+def _bold(rows: Sequence[Row]) -> str:
+    """Which values are bold, in words: the tables of a level have the rows that have its metrics."""
+    of = {at: [row for row in rows if any(n.rpartition("/")[0] == at for n in row["metrics"])] for at in levels(rows)}
+    untrained = [all(row["untrained"] for row in of_level) for of_level in of.values()]
+    if all(untrained):
+        return "the best untrained value of its column"
+    alone = ", the best untrained one in a table without trained rows" if any(untrained) else ""
+    return f"the best trained value of its column{alone}"
+
+
 def levels(rows: Iterable[Row]) -> list[str]:
     found = {name.rpartition("/")[0] for row in rows for name in row["metrics"]}
     return sorted(found, key=lambda level: (*LEVELS, level).index(level))
@@ -123,12 +133,14 @@ def _how(row: Row, varying: Sequence[str]) -> str:
 
 
 def _pooling(model: Model) -> str:
-    return model.pooling if model.head == "none" else f"{model.pooling} + {model.head}"
+    pooling = f"{model.pooling} ({model.options})" if model.options else model.pooling
+    return pooling if model.head == "none" else f"{pooling} + {model.head}"
 
 
 def _table(title: str, grid: dict[Model, dict[Column, list[float]]], rows: Sequence[Row]) -> Table:
     columns = sorted({column for values in grid.values() for column in values}, key=lambda column: column.order)
-    best = {column: _best(grid, column) for column in columns}
+    untrained = all(model.untrained for model in grid)
+    best = {column: _best(grid, column, untrained) for column in columns}
     named, lines = names(rows), []
     for model, values in grid.items():
         seeds = max(len(of_column) for of_column in values.values())
@@ -137,16 +149,16 @@ def _table(title: str, grid: dict[Model, dict[Column, list[float]]], rows: Seque
         for column in columns:
             text = percent(values[column]) if column in values else "-"
             fewer = f" (n={len(values[column])})" if column in values and len(values[column]) < seeds else ""
-            cells.append(Cell(text + fewer, not model.untrained and text.split(" ")[0] == best[column]))
+            cells.append(Cell(text + fewer, model.untrained == untrained and text.split(" ")[0] == best[column]))
         lines.append([*cells, Cell(_p([row for row in rows if model_of(row) == model]))])
     header = ["backbone", "pooling", "weights", "seeds", *(column.title for column in columns), "p"]
     # p stands once, beside mAP: the tables of mP@k are wide enough.
     return Table(title, header, lines) if "mAP" in title else Table(title, header[:-1], [line[:-1] for line in lines])
 
 
-def _best(grid: dict[Model, dict[Column, list[float]]], column: Column) -> str:
-    """The highest trained mean, as printed, so that values that read alike are all bold; "" without any."""
-    means = [mean_and_sd(of[column])[0] for model, of in grid.items() if not model.untrained and column in of]
+def _best(grid: dict[Model, dict[Column, list[float]]], column: Column, untrained: bool) -> str:
+    """The highest mean of the (un)trained, as printed, so that values that read alike are all bold; "" without any."""
+    means = [mean_and_sd(of[column])[0] for model, of in grid.items() if model.untrained == untrained and column in of]
     return f"{100 * max(known):.1f}" if (known := [mean for mean in means if not math.isnan(mean)]) else ""
 
 

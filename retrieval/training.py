@@ -23,9 +23,11 @@ from retrieval.callbacks import HeldOut
 from retrieval.config import InputError, build
 from retrieval.data.module import FolderData
 from retrieval.embedder import Embedder
-from retrieval.evaluation import Row, plain, refuse_used, subject
+from retrieval.evaluation import refuse_used
 from retrieval.extraction import Extract, NotFinite
 from retrieval.poolings import GeM
+from retrieval.results import Row
+from retrieval.subjects import NOT_TRAINED, plain, subject
 
 
 class WarmupCosine(LambdaLR):
@@ -144,7 +146,7 @@ def fit(cfg: DictConfig) -> list[Row]:
 
     rows: list[Row] = []
     if cfg.evaluate_untrained:
-        before = subject(cfg, untrained=True, selected_by=evaluation.NOT_TRAINED)
+        before = subject(cfg, untrained=True, selected_by=NOT_TRAINED)
         cache = Path(cfg.cache) / "descriptors"
         rows += evaluation.run(embedder, benchmarks, extract, before, output_dir, cache)
     pl.seed_everything(int(cfg.seed), workers=True, verbose=False)  # whatever was described, or found, before

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrieval import config, embedder, evaluation
+from retrieval import config, embedder, evaluation, results, subjects
 from retrieval.benchmarks.folder import Folder
 from retrieval.benchmarks.revisited import Revisited, checked
 from retrieval.config import InputError
@@ -17,7 +17,7 @@ TRUTH = {"imlist": ["arch/0.jpg", "arch/1.jpg", "dome/0.jpg"], "qimlist": ["arch
 LABELS = {"bbx": [4.6, 2.2, 60.1, 61.0], "easy": [0], "hard": [1], "junk": []}
 
 
-def off_the_shelf(photos: Path, out: Path, *words: str) -> list[evaluation.Row]:
+def off_the_shelf(photos: Path, out: Path, *words: str) -> list[results.Row]:
     given = f"backbone=timm backbone.name=test_resnet benchmark=folder benchmark.folder.root={photos}".split()
     cfg = config.compose("eval", [*given, "extract.workers=0", *words], out)
     return evaluation.from_config(cfg, set())
@@ -56,7 +56,7 @@ def test_an_output_folder_with_another_run_is_refused(photos: Path, tmp_path: Pa
 
 def test_a_backbone_set_by_hand_is_called_by_its_own_name(tmp_path: Path) -> None:
     cfg = config.compose("eval", ["backbone=resnet18", "backbone.name=resnet34"], tmp_path)
-    assert evaluation.backbone_name(cfg) == "resnet34"
+    assert subjects.backbone_name(cfg) == "resnet34"
 
 
 def test_poolings_that_differ_in_a_setting_share_no_kept_descriptors(photos: Path, tmp_path: Path) -> None:
@@ -64,10 +64,9 @@ def test_poolings_that_differ_in_a_setting_share_no_kept_descriptors(photos: Pat
     for levels in (1, 3):
         given = ["backbone=timm", "backbone.name=test_resnet", "pooling=rmac", f"pooling.levels={levels}"]
         cfg = config.compose("eval", given, tmp_path)
-        model, about = embedder.from_config(cfg), evaluation.subject(cfg, True, "")
-        folder = {"folder": Folder(str(photos))}
-        kept = evaluation.Descriptions(model, folder, Extract([96], workers=0), 96, about, tmp_path / "cache")
-        described.append(kept.rows)
+        model, about = embedder.from_config(cfg), subjects.subject(cfg, True, "")
+        shown, how = Folder(str(photos)).gallery, Extract([96], workers=0)
+        described += evaluation.described([model], shown, how, 96, [about], tmp_path / "cache")
     assert not np.allclose(described[0], described[1])
 
 

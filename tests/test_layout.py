@@ -12,8 +12,10 @@ LAYERS = [
     {"training"},
     {"callbacks"},
     {"evaluation"},
+    {"results"},
     {"extraction", "benchmarks", "search", "vocabulary"},
-    {"embedder", "data", "losses", "metrics", "report", "charts", "page", "runs", "tables"},
+    {"candidates"},
+    {"embedder", "data", "losses", "metrics", "report", "charts", "page", "runs", "subjects", "tables"},
     {"backbones", "poolings", "heads"},
     {"features", "config"},
 ]

@@ -105,6 +105,58 @@ def test_best_trained_value_is_bold(write: Write, tmp_path: Path) -> None:
     assert [cell.text for cell in cells if cell.best] == ["40.0"]
 
 
+def test_best_value_is_bold_where_nothing_was_trained(write: Write, tmp_path: Path) -> None:
+    write("a", result(0.4, untrained=True), result(0.3, untrained=True, pooling="gap", settings="bbbb"))
+    rows = runs.collect([tmp_path]).rows
+    cells = [line[4] for line in tables.tables(rows)[0].lines]
+    assert [cell.text for cell in cells if cell.best] == ["40.0"]
+    assert any("bold: the best untrained value" in sentence for sentence in tables.notes(rows))
+
+
+def test_untrained_lines_are_pale_beside_trained_ones_alone(write: Write, tmp_path: Path) -> None:
+    write("a", result(0.4, untrained=True), result(0.3, untrained=True, pooling="gap", settings="bbbb"))
+    assert 'class="untrained"' not in page_of(tmp_path)
+    write("b", result(0.4))
+    assert 'class="untrained"' in page_of(tmp_path)
+
+
+def test_options_name_a_line_and_numbers_order_them(write: Write, tmp_path: Path) -> None:
+    for options in ("p=10", "p=5", ""):
+        write(f"a{options}", result(options=options, settings=f"{options}hash"))
+    assert [line[1] for line in shown(tmp_path)] == ["gem", "gem (p=5)", "gem (p=10)"]
+
+
+def test_a_hash_stays_where_options_read_alike(write: Write, tmp_path: Path) -> None:
+    for settings in ("aaaaaaaa", "bbbbbbbb"):
+        write(settings, result(options="p=5", settings=settings))
+    assert [line[1] for line in shown(tmp_path)] == ["gem (p=5) #aaaaaaa", "gem (p=5) #bbbbbbb"]
+
+
+def test_a_row_without_options_takes_those_of_its_settings(write: Write, tmp_path: Path) -> None:
+    write("old", result(resolution=224))
+    write("new", result(resolution=320, options="p=5"))
+    assert [line[1] for line in shown(tmp_path)] == ["gem (p=5)"]
+
+
+def test_a_backbone_trained_with_another_pooling_is_said(write: Write, tmp_path: Path) -> None:
+    write("a", result(pooling="max", options="", trained_with="gem p=5"))
+    assert shown(tmp_path)[0][1] == "max (trained with gem p=5)"
+
+
+def test_curves_of_training_belong_to_the_pooling_trained(write: Write, tmp_path: Path) -> None:
+    other = result(pooling="max", trained_with="gem", settings="bbbb")
+    write("a", other, result(), history="epoch,step,p\n0,0,3.0\n0,1,3.1\n")
+    drawn = report.draw(runs.collect([tmp_path]))["p"]
+    assert "gem" in drawn and "trained with" not in drawn
+
+
+def test_csv_has_the_options(write: Write, tmp_path: Path) -> None:
+    write("a", result(options="p=5"))
+    report.write([tmp_path], tmp_path)
+    with (tmp_path / "report.csv").open() as lines:
+        assert [line["options"] for line in csv.DictReader(lines)] == ["p=5"]
+
+
 def test_medium_comes_first(write: Write, tmp_path: Path) -> None:
     write("a", result(metrics={"easy/mAP": 0.6, "hard/mAP": 0.2, "medium/mAP": 0.4, "medium/mP@10": 0.5}))
     titles = [table.title for table in tables.tables(runs.collect([tmp_path]).rows)]

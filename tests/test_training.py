@@ -9,11 +9,12 @@ import torch
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 
-from retrieval import config, embedder, evaluation, training
+from retrieval import config, embedder, training
 from retrieval.benchmarks.folder import SameLandmark
 from retrieval.config import InputError
 from retrieval.data.folder import read
 from retrieval.extraction import describe
+from retrieval.subjects import subject
 from retrieval.training import NotFinite, Retrieval, parameter_groups, warmup_cosine
 
 LOSSES = sorted(path.stem for path in (config.CONFIGS / "loss").glob("*.yaml"))
@@ -173,14 +174,14 @@ def test_held_out_landmarks_are_judged_before_training_and_after_every_epoch(run
 
 def test_a_callback_that_selects_is_part_of_the_settings(photos: Path, tmp_path: Path) -> None:
     configs = [tiny(photos, tmp_path, f"callbacks={chosen}") for chosen in ("[default]", "[default,early_stopping]")]
-    hashes = [evaluation.subject(cfg, False, "").settings for cfg in configs]
+    hashes = [subject(cfg, False, "").settings for cfg in configs]
     assert hashes[0] != hashes[1]
 
 
 @pytest.mark.parametrize("word", ["seed=7", "output_dir=elsewhere", "extract.batch_size=3"])
 def test_what_changes_no_model_changes_no_settings(photos: Path, tmp_path: Path, word: str) -> None:
     one, other = tiny(photos, tmp_path), tiny(photos, tmp_path, word)
-    assert evaluation.subject(one, False, "").settings == evaluation.subject(other, False, "").settings
+    assert subject(one, False, "").settings == subject(other, False, "").settings
 
 
 def test_an_output_folder_with_another_run_is_refused(run: Path, photos: Path) -> None:
