@@ -21,18 +21,20 @@ from retrieval.data.images import Photo
 from retrieval.embedder import Embedder
 from retrieval.extraction import describe_each
 
-FREE = ["gap", "max", "gem", {"gem": {"p": 5}}, "log_sum_exp", "rmac"]  # without parameters, or with p alone
-
-
-def passes(models: Mapping[str, Embedder]) -> dict[str, list[Embedder]]:
-    """What is timed: the first pooling alone, all of them, and all but GeM, but R-MAC, but both."""
-    without = {"": (), "gem": ("gem",), "rmac": ("rmac",), "gem and rmac": ("gem", "rmac")}
-    first, *_ = models
-    chosen = {f"{first} alone": [models[first]]}
-    for words, left_out in without.items():
-        kept = [model for label, model in models.items() if label.split(" ")[0] not in left_out]
-        chosen[f"{len(kept)} poolings" + (f", without {words}" if words else "")] = kept
-    return chosen
+FEW = ["gap", "max", "gem", {"gem": {"p": 5}}]
+FREE = [
+    *FEW,
+    {"gem": {"p": 2}},
+    {"gem": {"p": 10}},
+    "log_sum_exp",
+    "rmac",
+    "spatial_pyramid",
+    {"spatial_pyramid": {"reduce": "max"}},
+    "mean_token",
+    "max_token",
+    "last_token",
+]  # without weights, or with p alone
+EVERY = [*FREE, "regional_gem"]
 
 
 def seconds(
@@ -50,22 +52,34 @@ def seconds(
 
 def main() -> None:
     options = parsed()
+    torch.set_num_threads(options.threads)
     photos = read(str(options.root)).photos
     photos = [photos[i] for i in np.linspace(0, len(photos) - 1, min(options.photos, len(photos))).astype(int)]
     words = [f"backbone={options.backbone}", f"backbone.weights={options.weights}"]
-    cfg = config.compose("eval", words, "unused")
-    listed = candidates.poolings(FREE)
-    models = embedder.sharing(cfg, [pooling.cfg for pooling in listed])
-    chosen = passes({pooling.label: model for pooling, model in zip(listed, models, strict=True)})
-    print(f"{options.backbone}, {len(photos)} photos: {', '.join(pooling.label for pooling in listed)}")
-    cores = len(os.sched_getaffinity(0))
-    print(f"{cores} cores, {torch.get_num_threads()} threads, no workers; medians of {options.repeats} repeats")
+    listed = candidates.poolings(EVERY)
+    models = embedder.sharing(config.compose("eval", words, "unused"), [pooling.cfg for pooling in listed])
+    chosen = {"gap alone": models[:1]}
+    for some in (FEW, FREE, EVERY):
+        chosen[f"the first {len(some)}"] = models[: len(some)]
+    lines = [
+        "# Several poolings in one pass",
+        "",
+        f"{options.backbone}, {len(photos)} photos, batches of 16; decoding, resizing, backbone and poolings. "
+        f"{len(os.sched_getaffinity(0))} CPU cores, {options.threads} threads, no workers, torch {torch.__version__}; "
+        f"medians of {options.repeats} turns. Poolings: {', '.join(pooling.label for pooling in listed)}.",
+        "",
+        "| px | poolings | seconds | / gap alone | CPU seconds | / gap alone |",
+        "| ---: | --- | ---: | ---: | ---: | ---: |",
+    ]
     for resolution in options.resolutions:
         taken = seconds(chosen, photos, resolution, options.repeats)
-        alone = np.median(next(iter(taken.values())), axis=0)
+        alone = np.median(taken["gap alone"], axis=0)
         for name, each in taken.items():
             (clock, cpu), (times, times_cpu) = np.median(each, axis=0), np.median(each, axis=0) / alone
-            print(f"{resolution:4} px  {name:34} {clock:7.3f} s {times:5.2f} x   CPU {cpu:7.3f} s {times_cpu:5.2f} x")
+            lines.append(f"| {resolution} | {name} | {clock:.2f} | {times:.2f} | {cpu:.2f} | {times_cpu:.2f} |")
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "one_pass.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
 
 
 def parsed() -> argparse.Namespace:
@@ -73,9 +87,11 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="photos as <landmark>/<image>")
     parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help="the backbone's weights")
     parser.add_argument("--backbone", default="mobilenetv2_tf", metavar="NAME", help="a YAML of configs/backbone")
-    parser.add_argument("--photos", type=int, default=96, metavar="N", help="how many, evenly spread (default: 96)")
-    parser.add_argument("--resolutions", type=int, nargs="+", default=[224, 320], metavar="PX")
+    parser.add_argument("--photos", type=int, default=192, metavar="N", help="how many, evenly spread (default: 192)")
+    parser.add_argument("--resolutions", type=int, nargs="+", default=[224, 448], metavar="PX")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N")
     parser.add_argument("--repeats", type=int, default=5, metavar="N")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", metavar="DIR")
     return parser.parse_args()
 
 
