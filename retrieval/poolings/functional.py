@@ -202,7 +202,8 @@ def regional_mean(x: Tensor, levels: int, pool: Callable[[Tensor], Tensor]) -> T
     squares = [
         x[:, :, top : top + side, left : left + side] for top, left, side in regions(x.shape[2], x.shape[3], levels)
     ]
-    return sum_of_directions([pool(square) for square in (x, *squares)])
+    layout = torch.channels_last if x.stride(1) == 1 else torch.contiguous_format  # a copy in another is slow
+    return sum_of_directions([pool(one.contiguous(memory_format=layout)) for one in (x, *squares)])
 
 
 def sum_of_directions(vectors: Sequence[Tensor]) -> Tensor:
