@@ -203,7 +203,7 @@ def regional_mean(x: Tensor, levels: int, pool: Callable[[Tensor], Tensor]) -> T
         x[:, :, top : top + side, left : left + side] for top, left, side in regions(x.shape[2], x.shape[3], levels)
     ]
     layout = torch.channels_last if x.stride(1) == 1 else torch.contiguous_format  # a copy in another is slow
-    return sum_of_directions([pool(one.contiguous(memory_format=layout)) for one in (x, *squares)])
+    return sum_of_directions([pool(one.contiguous(memory_format=layout)) for one in maps])
 
 
 def sum_of_directions(vectors: Sequence[Tensor]) -> Tensor:
