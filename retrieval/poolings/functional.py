@@ -199,9 +199,8 @@ def regional_maximum(x: Tensor, levels: int) -> Tensor:
 
 def regional_mean(x: Tensor, levels: int, pool: Callable[[Tensor], Tensor]) -> Tensor:
     """The map and its regions, each pooled to (B, D) and L2-normalised, summed."""
-    squares = [
-        x[:, :, top : top + side, left : left + side] for top, left, side in regions(x.shape[2], x.shape[3], levels)
-    ]
+    squares = regions(x.shape[2], x.shape[3], levels)
+    maps = [x, *(x[:, :, top : top + side, left : left + side] for top, left, side in squares)]
     layout = torch.channels_last if x.stride(1) == 1 else torch.contiguous_format  # a copy in another is slow
     return sum_of_directions([pool(one.contiguous(memory_format=layout)) for one in maps])
 
