@@ -1,7 +1,8 @@
 """Any timm CNN or ViT -> Features."""
 
+import math
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,12 +15,17 @@ from torch import Tensor, nn
 from retrieval.config import InputError, near
 from retrieval.features import Features
 
+Size = tuple[int, int]  # height, width, as in timm
+
+MULTIPLES = (1, 2, 4, 8, 14, 16, 32, 48, 64)  # coarser ones (MaxViT's 224) would distort photos: one fixed size
+FAILURES = (RuntimeError, AssertionError, AttributeError, ValueError, TypeError, LookupError)
+
 
 class TimmBackbone(nn.Module):
     """A timm model without its classifier: images (B, 3, H, W), normalised -> Features.
 
-    `dim` channels, `multiple` that each side of the input must have, `fixed_size` (H, W) of a model that takes no
-    other, `mean` and `std` of its input, `stride` pixels to a position of the map. `pretrained` downloads through
+    `dim` channels, `prefix` tokens (1 with CLS, else 0), `multiple` that each side of the input must have,
+    `fixed_size` (H, W) of a model that takes no other, `mean` and `std` of its input. `pretrained` downloads through
     timm, `weights` loads a local .safetensors or .pth, `kwargs` go to timm as they are.
     """
 
@@ -45,17 +51,12 @@ class TimmBackbone(nn.Module):
         cfg = self.model.pretrained_cfg
         self.mean = tuple(float(v) for v in (mean or cfg["mean"]))
         self.std = tuple(float(v) for v in (std or cfg["std"]))
-        self.patch = patch_of(self.model)
-        dynamic = self.patch is not None and getattr(self.model, "dynamic_img_size", False)
-        self.fixed_size = fixed_size(self.model, kwargs) if cfg.get("fixed_input_size") and not dynamic else None
-        self.multiple = self.patch or 1
-        if self.patch is None:
-            self.model.to(memory_format=torch.channels_last)
         self.frozen_statistics = False
-        height, width = self.fixed_size or (4 * self.multiple if self.multiple > 1 else 128,) * 2
-        features = self._probe(height, width)
-        self.dim, self.prefix = features.patches.shape[1], features.prefix.shape[1]
-        self.stride = height // features.patches.shape[2]
+        self._cls = int(any("cls_token" in key for key, _ in self.model.named_parameters()))
+        self._skipped = int(getattr(self.model, "num_prefix_tokens", self._cls))  # CLS, distillation, registers
+        self._measure(input_size(self.model, kwargs))
+        if self._stride is None:
+            self.model.to(memory_format=torch.channels_last)
 
     def train(self, mode: bool = True) -> Self:
         """With `frozen_statistics` BatchNorm stays in evaluation mode: small batches of few landmarks spoil it."""
@@ -67,39 +68,73 @@ class TimmBackbone(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> Features:
-        if self.patch is None:  # measured: a CNN trains 1.3 to 2 times as fast on a CPU with its channels last
+        if self._stride is None:  # measured: a CNN trains 1.3 to 2 times as fast on a CPU with its channels last
             images = images.contiguous(memory_format=torch.channels_last)
-        out = self.model.forward_features(images)  # pyright: ignore[reportCallIssue]
-        if out.ndim == 4:
+        return self._features(self.model.forward_features(images), images.shape[-2], images.shape[-1])
+
+    def _features(self, out: Tensor, height: int, width: int) -> Features:
+        if self._stride is None:
             return Features(out.permute(0, 3, 1, 2) if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else out)
-        return self._from_tokens(out, images.shape[-2], images.shape[-1])
-
-    def _from_tokens(self, tokens: Tensor, height: int, width: int) -> Features:
-        if self.patch is None:
-            raise ValueError(f"its features are of shape {tuple(tokens.shape)}, and no grid of patches is known")
-        skip = self.model.num_prefix_tokens
-        cls = 0 if getattr(self.model, "cls_token", None) is None else 1
-        patches = tokens[:, skip:].transpose(1, 2)
-        patches = patches.reshape(tokens.shape[0], tokens.shape[2], height // self.patch, width // self.patch)
-        return Features(patches, tokens[:, :cls])
-
-    def map_size(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of the map that images of this size give, measured."""
-        rows, columns = self._probe(height, width).patches.shape[-2:]
-        return rows, columns
+        patches = out[:, self._skipped :].transpose(1, 2)
+        return Features(patches.unflatten(2, (height // self._stride, width // self._stride)), out[:, : self._cls])
 
     @torch.no_grad()
-    def _probe(self, height: int, width: int) -> Features:
-        """What an image of this size gives: timm's num_features, for one, means another layer for some models."""
+    def map_size(self, height: int, width: int) -> Size:
+        """Rows and columns of the map that images of this size give, measured."""
         training = self.training
-        try:
-            return self.eval()(torch.zeros(1, 3, height, width, device=next(self.parameters()).device))
-        except (RuntimeError, AssertionError, AttributeError, ValueError) as error:
-            raise InputError(
-                f"backbone '{self.name}' gives no map of features at {height} x {width}: {error}"
-            ) from error
-        finally:
-            self.train(training)
+        patches = self.eval()(torch.zeros(1, 3, height, width, device=next(self.parameters()).device)).patches
+        self.train(training)
+        return patches.shape[2], patches.shape[3]
+
+    @torch.no_grad()
+    def _measure(self, nominal: Size) -> None:
+        """Learn what it takes and gives by running it.
+
+        timm's fixed_input_size is also set for models that take any size, its patch_size is that of one stage, and
+        its num_features means another layer for some.
+        """
+        training, problem = self.training, None
+        self.eval()
+        for self.multiple, self.fixed_size, (height, width) in trials(nominal):
+            try:
+                out = self.model.forward_features(torch.zeros(1, 3, height, width))
+                self._stride = stride_of(out, self._skipped, height, width)
+                features = self._features(out, height, width)
+                break
+            except FAILURES as error:
+                problem = error
+        else:
+            reason = str(problem) or type(problem).__name__
+            raise InputError(f"backbone '{self.name}' gives no map of features at {height} x {width}: {reason}")
+        self.train(training)
+        self.dim, self.prefix = features.patches.shape[1], features.prefix.shape[1]
+
+
+def trials(nominal: Size) -> Iterator[tuple[int, Size | None, Size]]:
+    """(multiple, fixed size, size to try), the finest multiple first and the nominal size, as the only one, last.
+
+    The height is one multiple above and the width one below what strides of 2 to 32 divide, as a stride may round up
+    or down; not both are multiples of a later entry. The width exceeds the nominal one, where some tables of
+    positions (MViTv2's) end.
+    """
+    wide = 96 * math.ceil((nominal[1] + 128) / 96)
+    for multiple in MULTIPLES:
+        yield multiple, None, (multiple * (128 // multiple + 1), multiple * (wide // multiple - 1))
+    yield 1, nominal, nominal
+
+
+def stride_of(out: Any, skipped: int, height: int, width: int) -> int | None:
+    """Pixels from one token to the next in (B, N, D), whose grid must have the image's aspect; None for a map."""
+    if not isinstance(out, Tensor) or out.ndim not in (3, 4):
+        shape = tuple(out.shape) if isinstance(out, Tensor) else f"a {type(out).__name__} of {len(out)}"
+        raise ValueError(f"its features are {shape}, accepted is one tensor: a map (4 axes) or tokens (B, N, D)")
+    if out.ndim == 4:
+        return None
+    count = out.shape[1] - skipped
+    rows = round(math.sqrt(max(count, 0) * height / width))
+    if not rows or count % rows or rows * width != count // rows * height:
+        raise ValueError(f"{count} of its {out.shape[1]} tokens are patches: no grid of the image's aspect")
+    return height // rows
 
 
 def create(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
@@ -118,18 +153,8 @@ def create(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
     raise InputError(f"timm's '{name}' refuses backbone.kwargs = {kwargs}: {problem}")
 
 
-def patch_of(model: Any) -> int | None:
-    """Side of a ViT's patches; None for a model whose features are a map already."""
-    if not hasattr(model, "num_prefix_tokens") or not hasattr(model, "patch_embed"):
-        return None
-    size = getattr(model.patch_embed, "patch_size", None)
-    if size is None:
-        return None
-    return int(size if isinstance(size, int) else size[0])
-
-
-def fixed_size(model: Any, kwargs: Mapping[str, Any]) -> tuple[int, int]:
-    """Height and width of the one size that a model takes."""
+def input_size(model: Any, kwargs: Mapping[str, Any]) -> Size:
+    """Height and width that a model was made for."""
     size = kwargs.get("img_size") or model.pretrained_cfg["input_size"][1:]
     return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
 

@@ -85,6 +85,11 @@ def check(embedder: Embedder, resolutions: Sequence[int], scales: Sequence[float
     backbone = embedder.backbone
     if backbone.fixed_size is None:
         return
+    if backbone.fixed_size[0] != backbone.fixed_size[1]:
+        raise InputError(
+            f"backbone '{backbone.name}' takes one size only, {backbone.fixed_size[0]} x {backbone.fixed_size[1]}, and "
+            "photos are squeezed to squares alone; accepted: backbone.kwargs.img_size=[S,S]"
+        )
     sides = {float(resolution * scale) for resolution in resolutions for scale in scales}
     if aspect == "native" or sides != {float(backbone.fixed_size[0])}:
         raise InputError(
@@ -110,8 +115,11 @@ def check_map(embedder: Embedder, resolutions: Sequence[int], scales: Sequence[f
 
 def square_of(backbone: TimmBackbone, size: tuple[int, int], words: str) -> str:
     """`words` with the side of square photos that have a map of this size."""
-    side = size[0] * backbone.stride
-    return words.format(side) if square_map(backbone, side) == size else "none, no square photo has that map"
+    for stride in (32, 16, 14, 8, 28, 64, 4):
+        side = size[0] * stride
+        if side % backbone.multiple == 0 and square_map(backbone, side) == size:
+            return words.format(side)
+    return "none, no square photo has that map"
 
 
 class _Photos(Dataset[Tensor]):

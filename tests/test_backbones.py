@@ -1,17 +1,61 @@
 """Any timm model gives a map; what cannot is refused by name."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
-from retrieval.backbones import TimmBackbone
+from benchmarks.backbones import report, survey
+from retrieval.backbones import MULTIPLES, TimmBackbone, stride_of, trials
 from retrieval.config import InputError
+from retrieval.data.images import nearest
 
-CHANNELS_LAST = "swin_tiny_patch4_window7_224"
+SHORT = {"depth": 1, "embed_dim": 64, "num_heads": 1}  # one block of a ViT
+STAGES = {"depths": (1, 1, 1, 1)}
+ANY_SIZE = [  # model, timm's arguments, multiple of the sides, CLS tokens
+    ("test_resnet", {}, 1, 0),
+    ("vgg11_bn", {"mlp_ratio": 0.01}, 1, 0),
+    ("test_efficientnet", {}, 1, 0),
+    ("mobilenetv2_035", {}, 1, 0),
+    ("test_convnext", {}, 1, 0),
+    ("regnetx_002", {}, 1, 0),
+    ("dla46x_c", {}, 32, 0),
+    ("test_mambaout", {}, 1, 0),
+    ("mobilevit_xxs", {}, 1, 0),
+    ("swin_tiny_patch4_window7_224", STAGES, 4, 0),
+    ("swinv2_tiny_window8_256", STAGES, 4, 0),
+    ("davit_tiny", STAGES, 1, 0),
+    ("vit_tiny_patch16_224", SHORT, 16, 1),
+    ("test_vit3", {}, 16, 0),  # a register, no CLS
+    ("vit_small_patch14_reg4_dinov2", SHORT, 14, 1),
+    ("vit_small_patch16_dinov3", SHORT, 16, 1),
+    ("eva02_tiny_patch14_224", SHORT, 14, 1),
+    ("vit_base_patch32_clip_224", SHORT, 32, 1),
+    ("vit_base_patch16_siglip_224", SHORT, 16, 0),
+    ("deit3_small_patch16_224", SHORT, 16, 1),
+    ("deit_tiny_distilled_patch16_224", SHORT, 16, 1),
+    ("vit_tiny_r_s16_p8_224", SHORT, 32, 1),  # patches of 8 pixels in a map of stride 4
+    ("xcit_nano_12_p8_224", {"depth": 1}, 8, 1),
+]
+ONE_SIZE = [  # model, timm's arguments, its size, side of the map, CLS tokens
+    ("test_maxvit", {}, 160, 5, 0),
+    ("test_vit_relpos", {}, 160, 10, 0),
+    ("beit_base_patch16_224", SHORT, 224, 14, 1),
+    ("cait_xxs24_224", {"depth": 1}, 224, 14, 1),
+    ("coat_lite_tiny", {}, 224, 7, 1),
+    ("levit_128s", {}, 224, 4, 0),
+    ("hiera_tiny_224", {"stages": (1, 1, 1, 1)}, 224, 7, 0),
+]
+REFUSED = [
+    ("coat_tiny", "a list of 3"),
+    ("crossvit_tiny_240", "a list of 2"),
+    ("pit_ti_224", "0 of its 1 tokens are patches"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -30,41 +74,128 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "test_efficientnet", "test_byobnet", "vgg11_bn"])
-def test_a_cnn_gives_a_map_for_any_size(name: str) -> None:
+def corner(images: Tensor) -> Tensor:
+    """The images with noise in their top right corner, a quarter of each side."""
+    height, width = (side // 4 for side in images.shape[-2:])
+    changed = images.clone()
+    changed[..., :height, -width:] = 3 * torch.randn(images.shape[0], 3, height, width)
+    return changed
+
+
+def strongest(change: Tensor) -> tuple[float, float]:
+    """Where a map (1, D, H, W) changes most, from 0 (top, left) to 1 (bottom, right)."""
+    rows, columns = change.shape[2:]
+    row, column = divmod(int(change.abs().mean(1).argmax()), columns)
+    return (row + 0.5) / rows, (column + 0.5) / columns
+
+
+@pytest.mark.parametrize(("name", "kwargs", "multiple", "prefix"), ANY_SIZE, ids=lambda value: str(value))
+def test_a_family_of_any_size_states_its_multiple_and_prefix(
+    name: str, kwargs: dict[str, Any], multiple: int, prefix: int
+) -> None:
+    backbone = TimmBackbone(name, kwargs=kwargs).eval()
+    assert (backbone.multiple, backbone.prefix, backbone.fixed_size) == (multiple, prefix, None)
+
+
+@pytest.mark.parametrize(("name", "kwargs", "multiple", "prefix"), ANY_SIZE)
+def test_a_landscape_gives_a_landscape_that_answers_where_the_image_changes(
+    name: str, kwargs: dict[str, Any], multiple: int, prefix: int
+) -> None:
+    torch.manual_seed(0)
+    backbone = TimmBackbone(name, kwargs=kwargs).eval()
+    images = torch.randn(1, 3, nearest(128, multiple), nearest(288, multiple))
+    with torch.no_grad():
+        before, after = backbone(images).patches, backbone(corner(images)).patches
+    row, column = strongest(after - before)
+    assert before.shape[1] == backbone.dim and before.shape[2] < before.shape[3] and row < 0.5 < column
+
+
+@pytest.mark.parametrize(("name", "kwargs", "size", "side", "prefix"), ONE_SIZE)
+def test_a_family_of_one_size_states_it(name: str, kwargs: dict[str, Any], size: int, side: int, prefix: int) -> None:
+    backbone = TimmBackbone(name, kwargs=kwargs).eval()
+    features = backbone(torch.zeros(1, 3, size, size))
+    assert backbone.fixed_size == (size, size)
+    assert features.patches.shape == (1, backbone.dim, side, side) and features.prefix.shape[1] == prefix
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "size", "side", "prefix"), [one for one in ONE_SIZE if one[0] != "levit_128s"]
+)
+def test_a_map_of_one_size_answers_where_the_image_changes(
+    name: str, kwargs: dict[str, Any], size: int, side: int, prefix: int
+) -> None:
+    torch.manual_seed(0)
+    backbone = TimmBackbone(name, kwargs=kwargs).eval()
+    images = torch.randn(1, 3, size, size)
+    with torch.no_grad():
+        row, column = strongest(backbone(corner(images)).patches - backbone(images).patches)
+    assert row < 0.5 < column
+
+
+def test_levits_map_is_arranged_as_timm_arranges_it() -> None:  # its 4 x 4 positions all see the whole image
+    backbone = TimmBackbone("levit_128s").eval()
+    images = torch.randn(1, 3, 224, 224)
+    assert torch.equal(backbone(images).patches, backbone.model.forward_intermediates(images)[1][-1])
+
+
+@pytest.mark.parametrize(("name", "reason"), REFUSED)
+def test_a_backbone_without_a_map_is_refused_with_the_reason(name: str, reason: str) -> None:
+    with pytest.raises(InputError, match=f"backbone '{name}' gives no map of features at 2.* {reason}"):
+        TimmBackbone(name)
+
+
+def test_a_backbone_of_one_size_can_be_made_for_another() -> None:
+    assert TimmBackbone("test_vit_relpos", kwargs={"img_size": (64, 96)}).fixed_size == (64, 96)
+
+
+def test_the_map_of_one_size_that_is_not_square_has_its_aspect() -> None:
+    backbone = TimmBackbone("test_vit_relpos", kwargs={"img_size": (64, 96)}).eval()
+    assert backbone(torch.zeros(1, 3, 64, 96)).patches.shape[2:] == (4, 6)
+
+
+def test_any_size_changes_nothing_at_the_size_that_a_swin_was_trained_at() -> None:
+    backbone = TimmBackbone("swin_tiny_patch4_window7_224", kwargs=STAGES).eval()
+    strict = timm.create_model(backbone.name, num_classes=0, **STAGES).eval()
+    strict.load_state_dict(backbone.model.state_dict())
+    images = torch.randn(1, 3, 224, 224)
+    assert torch.allclose(backbone(images).patches, strict.forward_features(images).permute(0, 3, 1, 2), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_vit4"])
+def test_a_vits_map_is_its_tokens_row_by_row_without_registers(name: str) -> None:
     backbone = TimmBackbone(name).eval()
-    features = backbone(torch.rand(2, 3, 96, 160))
-    assert features.patches.shape[:2] == (2, backbone.dim) and features.prefix.shape[1] == 0
-    assert features.patches.shape[2] < features.patches.shape[3]
-
-
-@pytest.mark.parametrize("name", ["test_vit", "vit_tiny_patch16_224", "vit_small_patch14_dinov2"])
-def test_a_vit_gives_its_patches_as_a_map_and_cls(name: str) -> None:
-    backbone = TimmBackbone(name).eval()
-    features = backbone(torch.rand(1, 3, 2 * backbone.multiple, 3 * backbone.multiple))
-    assert features.patches.shape == (1, backbone.dim, 2, 3) and features.prefix.shape == (1, 1, backbone.dim)
-
-
-def test_a_vits_map_is_its_tokens_row_by_row() -> None:
-    backbone = TimmBackbone("test_vit").eval()
     images = torch.rand(1, 3, 32, 48)
     tokens = backbone.model.forward_features(images)
-    assert torch.equal(backbone(images).tokens, tokens)
+    assert torch.equal(backbone(images).tokens, torch.cat([tokens[:, : backbone.prefix], tokens[:, -6:]], dim=1))
 
 
-def test_registers_are_dropped_and_without_cls_there_is_no_prefix() -> None:
-    features = TimmBackbone("test_vit4")(torch.rand(1, 3, 32, 32)) if timm.is_model("test_vit4") else None
-    registers = features or TimmBackbone("vit_small_patch16_dinov3")(torch.rand(1, 3, 32, 32))
-    assert registers.patches.shape[2:] == (2, 2) and registers.prefix.shape[1] <= 1
+def test_the_cls_token_is_kept_and_the_distillation_token_dropped() -> None:
+    backbone = TimmBackbone("deit_tiny_distilled_patch16_224", kwargs=SHORT).eval()
+    images = torch.rand(1, 3, 32, 48)
+    assert torch.equal(backbone(images).prefix, backbone.model.forward_features(images)[:, :1])
 
 
-def test_a_channels_last_map_is_turned() -> None:
-    backbone = TimmBackbone(CHANNELS_LAST)
-    assert backbone(torch.rand(1, 3, 224, 224)).patches.shape == (1, backbone.dim, 7, 7)
+@pytest.mark.parametrize("nominal", range(64, 1025, 32))
+def test_no_size_tried_for_one_multiple_suits_a_later_one(nominal: int) -> None:
+    tried = {multiple: size for multiple, fixed, size in trials((nominal, nominal)) if not fixed}
+    for multiple, size in tried.items():
+        later = MULTIPLES[MULTIPLES.index(multiple) + 1 :]
+        assert not [other for other in later if size[0] % other == 0 and size[1] % other == 0]
 
 
-def test_a_backbone_of_one_size_says_so() -> None:
-    assert TimmBackbone(CHANNELS_LAST).fixed_size == (224, 224)
+@pytest.mark.parametrize(("tokens", "size"), [(16, (96, 160)), (60, (96, 96)), (0, (32, 32))])
+def test_tokens_that_form_no_grid_of_the_images_aspect_are_refused(tokens: int, size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=f"{tokens} of its {tokens + 1} tokens are patches"):
+        stride_of(torch.zeros(1, tokens + 1, 8), 1, *size)
+
+
+def test_the_survey_tells_what_works_what_has_one_size_and_what_is_refused() -> None:
+    rows = [survey(name) for name in ("test_vit", "test_maxvit", "pit_ti_224")]
+    assert [row.status for row in rows] == ["works", "one fixed size", "refused"]
+    assert rows[0].maps == (((224, 224), (14, 14)), ((192, 320), (12, 20))) and rows[0].sides == "multiples of 16"
+    assert rows[1].maps == (((160, 160), (5, 5)),) and "takes 320 x 160" in rows[1].why
+    assert rows[2].why.endswith("no grid of the image's aspect")
+    assert "3 models of 3 timm modules: 1 works, 1 one fixed size, 1 refused." in report(rows, 3)
 
 
 def test_an_unknown_backbone_is_named_with_near_matches() -> None:

@@ -96,12 +96,20 @@ def test_descriptors_that_are_not_finite_are_refused_by_path(paths: list[Path]) 
 
 
 def test_a_backbone_of_one_size_is_refused_by_name_at_native_ratio(paths: list[Path]) -> None:
-    with pytest.raises(InputError, match=r"'swin_tiny_patch4_window7_224' takes one size only, 224 x 224"):
-        describe(model(backbone="swin_tiny_patch4_window7_224"), paths[:1], 224)
+    with pytest.raises(InputError, match=r"'test_maxvit' takes one size only, 160 x 160"):
+        describe(model(backbone="test_maxvit"), paths[:1], 160)
+
+
+def test_a_backbone_of_one_size_that_is_no_square_is_refused(paths: list[Path]) -> None:
+    network = model(backbone="test_maxvit")
+    network.backbone.fixed_size = (160, 192)
+    with pytest.raises(InputError, match="160 x 192, and photos are squeezed to squares alone"):
+        describe(network, paths[:1], 160, aspect="square")
 
 
 def test_a_backbone_of_one_size_describes_squares(paths: list[Path]) -> None:
-    assert describe(model(backbone="swin_tiny_patch4_window7_224"), paths[:1], 224, aspect="square").shape == (1, 768)
+    network = model(backbone="test_maxvit")
+    assert describe(network, paths[:1], 160, aspect="square").shape == (1, network.backbone.dim)
 
 
 @pytest.mark.parametrize(
