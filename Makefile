@@ -2,10 +2,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= runs/demo_$(shell date +%Y-%m-%d_%H-%M-%S)
 SWEEP ?= runs/photos
+SHELF ?= runs/poolings
 PHOTOS ?= photos
 WEIGHTS ?= mobilenetv2_100.safetensors
+POOLINGS ?= gap,{gem:{p:2}},gem,{gem:{p:5}},{gem:{p:10}},max,log_sum_exp,rmac,regional_gem,\
+	spatial_pyramid,{spatial_pyramid:{reduce:max}},mean_token,max_token,last_token
 
-.PHONY: help setup demo test check photos figures clean
+.PHONY: help setup demo test check photos poolings figures clean
 
 help:            ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -37,9 +40,15 @@ photos: setup    ## the measured sweep: PHOTOS=DIR with train/ and test/, WEIGHT
 		pooling=gap,max,gem,strided_conv seed=0,1,2 hydra.sweep.dir=$(SWEEP)
 	$(BIN)/python -m retrieval.report $(SWEEP)
 
-figures: setup   ## tables and pictures of README.md from DEMO=DIR and SWEEP=DIR
+poolings: setup  ## every pooling without weights, off the shelf, in one pass: PHOTOS=DIR with test/, WEIGHTS=FILE
+	$(BIN)/python eval.py backbone=mobilenetv2_tf backbone.weights=$(WEIGHTS) output_dir=$(SHELF) \
+		benchmark=folder benchmark.folder.root=$(PHOTOS)/test 'evaluate.poolings=[$(POOLINGS)]'
+	$(BIN)/python -m retrieval.report $(SHELF)
+
+figures: setup   ## tables and pictures of README.md from DEMO=DIR, SWEEP=DIR and SHELF=DIR
 	$(BIN)/python -m retrieval.report $(DEMO) --insert README.md --marker demo --charts docs/demo
 	$(BIN)/python -m retrieval.report $(SWEEP) --insert README.md --marker photos --charts $(SWEEP)/charts
+	$(BIN)/python -m retrieval.report $(SHELF) --insert README.md --marker poolings --charts $(SHELF)/charts
 	mkdir -p docs/photos && cp $(SWEEP)/charts/p.svg $(SWEEP)/charts/resolution.svg docs/photos
 	$(BIN)/python -c "from pathlib import Path; from retrieval.data.landmarks import contact_sheet as sheet; \
 		sheet(Path.home() / '.cache/retrieval/landmarks-0', 6, 8).save('docs/landmarks.jpg', quality=80)"

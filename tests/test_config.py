@@ -44,7 +44,7 @@ def test_build_knows_the_arguments_of_parent_classes() -> None:
 
 
 def test_an_unknown_key_is_named_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match=r"no key 'power'.*dim, eps, p, per_channel"):
+    with pytest.raises(InputError, match=r"no key 'power'.*dim, eps, learned, negative, p, p_min, per_channel"):
         build({"_target_": "retrieval.poolings.GeM", "power": 3}, dim=4)
 
 
@@ -119,7 +119,7 @@ def test_a_misspelt_key_on_the_command_line_is_named() -> None:
 
 
 def test_an_unknown_pooling_on_the_command_line_is_named_with_near_matches() -> None:
-    assert "unknown pooling 'gemm': did you mean gem?" in refusal("pooling=gemm")
+    assert "unknown pooling 'gemm': did you mean gem or cls_gem?" in refusal("pooling=gemm")
 
 
 def test_an_unknown_benchmark_in_a_list_is_named_with_near_matches() -> None:
