@@ -199,6 +199,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda needs a GPU, and this machine has none; accepted: cpu")
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
     bench = Bench(args.device, args.rounds)

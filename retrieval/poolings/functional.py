@@ -198,11 +198,13 @@ def regional_maximum(x: Tensor, levels: int) -> Tensor:
 
 
 def regional_mean(x: Tensor, levels: int, pool: Callable[[Tensor], Tensor]) -> Tensor:
-    """The map and its regions, each pooled to (B, D) and L2-normalised, summed."""
+    """The map and its regions, each pooled to (B, D) and L2-normalised, summed; regions of one size pool together."""
     squares = regions(x.shape[2], x.shape[3], levels)
-    maps = [x, *(x[:, :, top : top + side, left : left + side] for top, left, side in squares)]
-    layout = torch.channels_last if x.stride(1) == 1 else torch.contiguous_format  # a copy in another is slow
-    return sum_of_directions([pool(one.contiguous(memory_format=layout)) for one in maps])
+    vectors = [pool(x)]
+    for side in {side for *_, side in squares}:
+        alike = [x[:, :, top : top + side, left : left + side] for top, left, own in squares if own == side]
+        vectors += pool(torch.cat(alike)).unflatten(0, (len(alike), -1)).unbind()
+    return sum_of_directions(vectors)
 
 
 def sum_of_directions(vectors: Sequence[Tensor]) -> Tensor:
