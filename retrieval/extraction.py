@@ -172,17 +172,9 @@ def describe_each(
     """
     for embedder in embedders:
         check(embedder, [resolution], scales, aspect)
-    backbone = embedders[0].backbone
     photos = [path if isinstance(path, Photo) else Photo(str(path)) for path in paths]
-    sizes = [images.target_size(photo, resolution, backbone.multiple, aspect == "square") for photo in photos]
-    batches = by_shape(sizes, batch_size)
     where = device_of(device)
-    loader = DataLoader(
-        _Photos(photos, sizes, embedders[0].normalised),
-        batch_sampler=batches,  # pyright: ignore[reportArgumentType]
-        num_workers=min(workers, len(batches)),
-        pin_memory=where.type == "cuda",
-    )
+    batches, loader = loaded(embedders[0], photos, resolution, aspect, batch_size, workers, where)
     each = [np.empty((len(photos), embedder.dim), dtype=np.float32) for embedder in embedders]
     with tqdm(total=len(photos), desc=f"describing at {resolution}", disable=None if progress else True) as bar:
         for indices, vectors in zip(batches, _vectors(embedders, loader, scales, where, DTYPES[dtype]), strict=True):
@@ -190,8 +182,29 @@ def describe_each(
                 rows[indices] = described
             bar.update(len(indices))
     for rows, embedder in zip(each, embedders, strict=True):
-        _finite(rows, photos, type(embedder.pooling).__name__)
+        finite(rows, photos, type(embedder.pooling).__name__)
     return each
+
+
+def loaded(
+    embedder: Embedder,
+    photos: Sequence[Photo],
+    resolution: int,
+    aspect: str,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+) -> tuple[list[list[int]], DataLoader[Tensor]]:
+    """Indices of the photos of each batch, all of one shape, and a loader of these batches (B, 3, H, W)."""
+    sizes = [images.target_size(photo, resolution, embedder.backbone.multiple, aspect == "square") for photo in photos]
+    batches = by_shape(sizes, batch_size)
+    loader = DataLoader(
+        _Photos(photos, sizes, embedder.normalised),
+        batch_sampler=batches,  # pyright: ignore[reportArgumentType]
+        num_workers=min(workers, len(batches)),
+        pin_memory=device.type == "cuda",
+    )
+    return batches, loader
 
 
 @torch.no_grad()
@@ -285,34 +298,8 @@ def fingerprint(embedder: Embedder, photos: Sequence[Photo]) -> tuple[str, str]:
     return weights.hexdigest(), files.hexdigest()
 
 
-def _finite(rows: NDArray[np.float32], photos: Sequence[Photo], by: str = "") -> None:
+def finite(rows: NDArray[np.float32], photos: Sequence[Photo], by: str) -> None:
+    """Raise NotFinite, naming a photo, where a row is not finite; `by` is what gave it."""
     bad = [photo.path for photo, row in zip(photos, rows, strict=True) if not np.isfinite(row).all()]
     if bad:
-        raise NotFinite(f"{len(bad)} descriptors are not finite, the first of {bad[0]}{by and f', by {by}'}")
-
-
-@torch.no_grad()
-def local_features(
-    embedder: Embedder, photos: Sequence[Photo], resolution: int, count: int, seed: int, extract: Extract
-) -> NDArray[np.float32]:
-    """(N, D): the L2-normalised vectors of up to `count` positions of each photo's map, drawn at random.
-
-    Described as `describe` does, in float32 at one scale; a photo whose map is not finite raises NotFinite.
-    """
-    square = extract.aspect == "square"
-    sizes = [images.target_size(photo, resolution, embedder.backbone.multiple, square) for photo in photos]
-    batches, where = by_shape(sizes, extract.batch_size), device_of(extract.device)
-    loader = DataLoader(
-        _Photos(photos, sizes, embedder.normalised),
-        batch_sampler=batches,  # pyright: ignore[reportArgumentType]
-        num_workers=min(extract.workers, len(batches)),
-    )
-    rng, drawn = np.random.default_rng(seed), []
-    training, home = embedder.training, next(embedder.parameters()).device
-    embedder.eval().to(where)
-    for indices, batch in zip(batches, tqdm(loader, "local features", disable=None), strict=True):
-        maps = F.normalize(embedder.backbone(batch.to(where)).patches.float(), dim=1).flatten(2).mT.cpu().numpy()
-        _finite(maps.reshape(len(indices), -1), [photos[i] for i in indices])
-        drawn += [one[rng.permutation(len(one))[:count]] for one in maps]
-    embedder.train(training).to(home)
-    return np.concatenate(drawn)
+        raise NotFinite(f"{len(bad)} descriptors are not finite, the first of {bad[0]}, by {by}")

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch.nn.functional import normalize
+from tqdm import tqdm
 
 from retrieval import extraction, search
 from retrieval.config import InputError
@@ -21,7 +24,7 @@ def fit(embedder: Embedder, photos: Sequence[Photo], resolution: int, seed: int,
     if not isinstance(pooling, NetVLAD) or pooling.fitted:
         return
     chosen = np.random.default_rng(seed).permutation(len(photos))[:PHOTOS]
-    local = extraction.local_features(embedder, [photos[i] for i in sorted(chosen)], resolution, EACH, seed, extract)
+    local = local_features(embedder, [photos[i] for i in sorted(chosen)], resolution, EACH, seed, extract)
     if len(local) < pooling.clusters:
         raise InputError(
             f"netvlad needs at least as many local features as clusters: {len(chosen)} training photos at "
@@ -30,6 +33,28 @@ def fit(embedder: Embedder, photos: Sequence[Photo], resolution: int, seed: int,
         )
     centroids = search.kmeans(local, pooling.clusters, seed)
     pooling.initialise(torch.from_numpy(centroids), torch.from_numpy(local))
+
+
+@torch.no_grad()
+def local_features(
+    embedder: Embedder, photos: Sequence[Photo], resolution: int, count: int, seed: int, extract: Extract
+) -> NDArray[np.float32]:
+    """(N, D): the L2-normalised vectors of up to `count` positions of each photo's map, drawn at random.
+
+    Described as `extraction.describe` does, in float32 at one scale; a map that is not finite raises NotFinite.
+    """
+    where = extraction.device_of(extract.device)
+    options = (extract.aspect, extract.batch_size, extract.workers, where)
+    batches, loader = extraction.loaded(embedder, photos, resolution, *options)
+    rng, drawn = np.random.default_rng(seed), []
+    training, home = embedder.training, next(embedder.parameters()).device
+    embedder.eval().to(where)
+    for indices, batch in zip(batches, tqdm(loader, "local features", disable=None), strict=True):
+        maps = normalize(embedder.backbone(batch.to(where)).patches.float(), dim=1).flatten(2).mT.cpu().numpy()
+        extraction.finite(maps.reshape(len(indices), -1), [photos[i] for i in indices], "the backbone")
+        drawn += [one[rng.permutation(len(one))[:count]] for one in maps]
+    embedder.train(training).to(home)
+    return np.concatenate(drawn)
 
 
 def refuse_unfitted(embedder: Embedder) -> None:

@@ -15,9 +15,10 @@ from retrieval import config, embedder, evaluation, search, training
 from retrieval.config import CONFIGS, InputError, build, load_yaml
 from retrieval.data.folder import read
 from retrieval.data.images import Photo
-from retrieval.extraction import Extract, local_features
+from retrieval.extraction import Extract
 from retrieval.features import Features
 from retrieval.poolings import SALAD, ConvAP, MixVPR, NetVLAD, aggregations
+from retrieval.vocabulary import local_features
 
 OFF_THE_SHELF = ["backbone=timm", "backbone.name=test_resnet", "benchmark=folder", "extract.workers=0"]
 SQUARE = ["extract.aspect=square", "extract.resolutions=[64]"]
