@@ -192,7 +192,7 @@ def regional_maximum(x: Tensor, levels: int) -> Tensor:
     last = x.stride(1) == 1
     rows, axis = (x.permute(0, 2, 3, 1), 1) if last else (x, 2)
     squares = regions(x.shape[2], x.shape[3], levels)
-    bands = {(top, side): rows.narrow(axis, top, side).amax(axis) for top, _, side in squares}
+    bands = {band: rows.narrow(axis, *band).amax(axis) for band in {(top, side) for top, _, side in squares}}
     maxima = [bands[top, side].narrow(axis, left, side).amax(axis) for top, left, side in squares]
     return sum_of_directions([maximum(x), *maxima])
 
