@@ -249,6 +249,29 @@ def test_the_gpu_kernels_in_tritons_interpreter_agree_with_the_cpu() -> None:
     assert done.returncode == 0, done.stderr
 
 
+COMMON = {"p": "*fp32", "mask": "*u8", "out": "*fp32", "eps": "fp32", "channels": "i32", "positions": "i32"}
+STRIDES = ("item", "channel", "position")
+
+
+@pytest.mark.parametrize("layout", ["position", "channel"], ids=["contiguous", "channels last"])
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("kernel", ["value_kernel", "gradient_kernel"])
+def test_the_gpu_kernels_compile_without_a_gpu(kernel: str, dtype: str, layout: str) -> None:
+    triton = pytest.importorskip("triton")
+    from retrieval.poolings import power_mean_gpu
+
+    function = getattr(power_mean_gpu, kernel)
+    own = {"x": f"*{dtype}", "dx": f"*{dtype}", "slope": "*fp32", "share": "*fp32", **COMMON}
+    strides = {f"{prefix}{stride}": "i32" for prefix in ("", "dx_") for stride in STRIDES}
+    settings = {"per_channel": True, "masked": True, "with_slope": True, "rows": 32, "columns": 64}
+    fixed = {name: value for name, value in settings.items() if name in function.arg_names}
+    fixed |= {name: 1 for name in (layout, f"dx_{layout}") if name in function.arg_names}
+    signature = {name: "constexpr" if name in fixed else {**own, **strides}[name] for name in function.arg_names}
+    source = triton.compiler.ASTSource(function, signature, fixed)
+    target = triton.backends.compiler.GPUTarget("cuda", 90, 32)
+    assert triton.compile(source, target=target).asm["cubin"]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["contiguous", "channels last"])
