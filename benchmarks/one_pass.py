@@ -19,7 +19,7 @@ from retrieval import candidates, config, embedder
 from retrieval.data.folder import read
 from retrieval.data.images import Photo
 from retrieval.embedder import Embedder
-from retrieval.extraction import describe_each
+from retrieval.extraction import Extract, describe_each
 
 FEW = ["gap", "max", "gem", {"gem": {"p": 5}}]
 FREE = [
@@ -45,7 +45,7 @@ def seconds(
     for _ in range(repeats + 1):
         for name, models in chosen.items():
             clock, cpu = time.perf_counter(), time.process_time()
-            describe_each(models, photos, resolution, device="cpu")
+            describe_each(models, photos, resolution, Extract([resolution], workers=0, device="cpu"))
             taken[name].append((time.perf_counter() - clock, time.process_time() - cpu))
     return {name: np.array(each[1:]) for name, each in taken.items()}
 

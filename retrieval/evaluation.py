@@ -119,15 +119,14 @@ def described(
     cache: Path | None,
 ) -> list[NDArray[np.float32]]:
     """Descriptors (N, d) of each model at one resolution; with a cache, computed only where one of them is not kept."""
-    options = {key: value for key, value in asdict(extract).items() if key != "resolutions"}
 
     @functools.cache
     def compute() -> list[NDArray[np.float32]]:
-        return extraction.describe_each(models, photos, resolution, **options, progress=True)
+        return extraction.describe_each(models, photos, resolution, extract, progress=True)
 
     if cache is None:
         return compute()
-    kept = []
+    kept, options = [], {key: value for key, value in asdict(extract).items() if key != "resolutions"}
     for i, (model, about) in enumerate(zip(models, subjects, strict=True)):
         made_of = [*extraction.fingerprint(model, photos), about.settings, resolution, options, VERSIONS]
         kept.append(extraction.remembered(cache, made_of, lambda i=i: compute()[i]))

@@ -148,36 +148,27 @@ def describe(
     progress: bool = False,
 ) -> NDArray[np.float32]:
     """Descriptors (N, d), float32 unit rows in the order of `paths`: `describe_each` with one embedder."""
-    options = (resolution, scales, aspect, batch_size, workers, device, dtype, progress)
-    return describe_each([embedder], paths, *options)[0]
+    photos = [path if isinstance(path, Photo) else Photo(str(path)) for path in paths]
+    extract = Extract([int(resolution)], scales, aspect, batch_size, workers, device, dtype)
+    return describe_each([embedder], photos, resolution, extract, progress)[0]
 
 
 def describe_each(
-    embedders: Sequence[Embedder],
-    paths: Sequence[str | Path | Photo],
-    resolution: int = 1024,
-    scales: Sequence[float] = (1.0,),
-    aspect: str = "native",
-    batch_size: int = 16,
-    workers: int = 0,
-    device: str = "auto",
-    dtype: str = "float32",
-    progress: bool = False,
+    embedders: Sequence[Embedder], photos: Sequence[Photo], resolution: int, extract: Extract, progress: bool = False
 ) -> list[NDArray[np.float32]]:
-    """Descriptors (N, d) of each embedder, float32 unit rows in the order of `paths`; all share one backbone.
+    """Descriptors (N, d) of each embedder at one resolution, float32 unit rows in the order of `photos`; all share one
+    backbone.
 
     Each photo is decoded once and passes the backbone once a scale, whatever the number of embedders. Photos of equal
     shape share a batch, so nothing is padded or distorted. An unreadable photo raises UnreadablePhoto; a descriptor
     that is not finite raises NotFinite; both name the photo.
     """
     for embedder in embedders:
-        check(embedder, [resolution], scales, aspect)
-    photos = [path if isinstance(path, Photo) else Photo(str(path)) for path in paths]
-    where = device_of(device)
-    batches, loader = loaded(embedders[0], photos, resolution, aspect, batch_size, workers, where)
+        check(embedder, [resolution], extract.scales, extract.aspect)
+    batches, loader = loaded(embedders[0], photos, resolution, extract)
     each = [np.empty((len(photos), embedder.dim), dtype=np.float32) for embedder in embedders]
     with tqdm(total=len(photos), desc=f"describing at {resolution}", disable=None if progress else True) as bar:
-        for indices, vectors in zip(batches, _vectors(embedders, loader, scales, where, DTYPES[dtype]), strict=True):
+        for indices, vectors in zip(batches, _vectors(embedders, loader, extract), strict=True):
             for rows, described in zip(each, vectors, strict=True):
                 rows[indices] = described
             bar.update(len(indices))
@@ -187,53 +178,40 @@ def describe_each(
 
 
 def loaded(
-    embedder: Embedder,
-    photos: Sequence[Photo],
-    resolution: int,
-    aspect: str,
-    batch_size: int,
-    workers: int,
-    device: torch.device,
+    embedder: Embedder, photos: Sequence[Photo], resolution: int, extract: Extract
 ) -> tuple[list[list[int]], DataLoader[Tensor]]:
     """Indices of the photos of each batch, all of one shape, and a loader of these batches (B, 3, H, W)."""
-    sizes = [images.target_size(photo, resolution, embedder.backbone.multiple, aspect == "square") for photo in photos]
-    batches = by_shape(sizes, batch_size)
+    multiple, square = embedder.backbone.multiple, extract.aspect == "square"
+    sizes = [images.target_size(photo, resolution, multiple, square) for photo in photos]
+    batches = by_shape(sizes, extract.batch_size)
     loader = DataLoader(
         _Photos(photos, sizes, embedder.normalised),
         batch_sampler=batches,  # pyright: ignore[reportArgumentType]
-        num_workers=min(workers, len(batches)),
-        pin_memory=device.type == "cuda",
+        num_workers=min(extract.workers, len(batches)),
+        pin_memory=device_of(extract.device).type == "cuda",
     )
     return batches, loader
 
 
 @torch.no_grad()
 def _vectors(
-    embedders: Sequence[Embedder],
-    loader: DataLoader[Tensor],
-    scales: Sequence[float],
-    device: torch.device,
-    dtype: torch.dtype,
+    embedders: Sequence[Embedder], loader: DataLoader[Tensor], extract: Extract
 ) -> Iterator[list[NDArray[np.float32]]]:
+    device, dtype = device_of(extract.device), DTYPES[extract.dtype]
     training, home = embedders[0].training, next(embedders[0].parameters()).device
     for embedder in embedders:
         embedder.eval().to(device)
     try:
         for batch in loader:
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                each = multi_scale_each(embedders, batch.to(device, non_blocking=True), scales)
+                each = multi_scale(embedders, batch.to(device, non_blocking=True), extract.scales)
             yield [vectors.float().cpu().numpy() for vectors in each]
     finally:
         for embedder in embedders:
             embedder.train(training).to(home)
 
 
-def multi_scale(embedder: Embedder, batch: Tensor, scales: Sequence[float]) -> Tensor:
-    """`multi_scale_each` with one embedder."""
-    return multi_scale_each([embedder], batch, scales)[0]
-
-
-def multi_scale_each(embedders: Sequence[Embedder], batch: Tensor, scales: Sequence[float]) -> list[Tensor]:
+def multi_scale(embedders: Sequence[Embedder], batch: Tensor, scales: Sequence[float]) -> list[Tensor]:
     """(mean_s v_s^m)^(1/m), L2-normalised, v_s from the tensor resized bilinearly by s; each side kept a multiple.
 
     m is the learned p for a plain GeM network at several scales, otherwise 1 (a projected descriptor has negative

@@ -44,8 +44,7 @@ def local_features(
     Described as `extraction.describe` does, in float32 at one scale; a map that is not finite raises NotFinite.
     """
     where = extraction.device_of(extract.device)
-    options = (extract.aspect, extract.batch_size, extract.workers, where)
-    batches, loader = extraction.loaded(embedder, photos, resolution, *options)
+    batches, loader = extraction.loaded(embedder, photos, resolution, extract)
     rng, drawn = np.random.default_rng(seed), []
     training, home = embedder.training, next(embedder.parameters()).device
     embedder.eval().to(where)

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from retrieval import candidates, config, embedder, evaluation, report, runs, tables
 from retrieval.config import InputError
 from retrieval.data import images
-from retrieval.extraction import describe, describe_each
+from retrieval.data.folder import read
+from retrieval.extraction import Extract, describe, describe_each
 from retrieval.results import Row, printed
 from retrieval.subjects import subject
 
@@ -76,17 +77,17 @@ def test_a_folder_of_several_models_names_them_when_one_is_asked_for(photos: Pat
 
 
 def test_a_photo_is_decoded_once(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths, decoded, decode = sorted(photos.rglob("*.jpg")), [], images.decode
+    listed, decoded, decode = read(str(photos)).photos, [], images.decode
     monkeypatch.setattr(images, "decode", lambda photo: decoded.append(photo.path) or decode(photo))
-    describe_each(shared_models(), paths, 48, workers=0)
-    assert sorted(decoded) == [str(path) for path in paths]
+    describe_each(shared_models(), listed, 48, Extract([48], workers=0))
+    assert sorted(decoded) == sorted(photo.path for photo in listed)
 
 
 @pytest.mark.parametrize("scales", [(1.0,), (1.0, 0.5)])
 def test_the_backbone_sees_a_photo_once_a_scale(photos: Path, scales: tuple[float, ...]) -> None:
     models, seen = shared_models(), []
     models[0].backbone.register_forward_hook(lambda module, given, out: seen.append(len(given[0])))
-    describe_each(models, sorted(photos.rglob("*.jpg")), 48, scales)
+    describe_each(models, read(str(photos)).photos, 48, Extract([48], scales, workers=0))
     assert sum(seen) == 20 * len(scales)
 
 

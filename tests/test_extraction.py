@@ -53,6 +53,11 @@ def test_rows_are_float32_unit_vectors(paths: list[Path]) -> None:
     assert rows.dtype == np.float32 and np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
 
 
+def test_describe_refuses_what_its_config_would(paths: list[Path]) -> None:
+    with pytest.raises(InputError, match="one of float32, bfloat16, float16, got 'int8'"):
+        describe(model(), paths, 64, dtype="int8")
+
+
 def test_a_box_is_described_as_its_crop(paths: list[Path], tmp_path: Path) -> None:
     box = (10.0, 8.0, 58.0, 56.0)
     with Image.open(paths[0]) as image:
@@ -67,7 +72,7 @@ def test_scales_are_joined_with_the_learned_p_of_a_plain_gem_network() -> None:
         network.pooling.p.fill_(2.0)
         parts = torch.stack([network(images), network(extraction.rescaled(images, 0.5, 1))])
         expected = torch.nn.functional.normalize((parts**2).mean(0).sqrt(), dim=-1)
-        assert torch.allclose(extraction.multi_scale(network, images, [1.0, 0.5]), expected, atol=1e-6)
+        assert torch.allclose(extraction.multi_scale([network], images, [1.0, 0.5])[0], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(("pooling", "head"), [("gem", "linear"), ("gap", "none")])
