@@ -13,11 +13,11 @@ LAYERS = [
     {"callbacks"},
     {"evaluation"},
     {"results"},
-    {"extraction", "benchmarks", "search", "vocabulary"},
+    {"extraction", "benchmarks", "search", "rerank", "store", "vocabulary", "whitening"},
     {"candidates"},
-    {"embedder", "data", "losses", "metrics", "report", "charts", "page", "runs", "subjects", "tables"},
+    {"embedder", "data", "losses", "report", "charts", "page", "runs", "subjects", "tables"},
     {"backbones", "poolings", "heads"},
-    {"features", "config"},
+    {"features", "config", "metrics", "statistics", "descriptors"},
 ]
 ROOMS = {
     "hydra": {"config"},
