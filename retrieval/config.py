@@ -116,6 +116,8 @@ def refuse_unknown(cfg: DictConfig, name: str) -> None:
     groups = {str(group) for entry in schema.defaults if isinstance(entry, DictConfig) for group in entry}
     known = {"": {*map(str, schema), *groups} - {"defaults", "hydra", "experiment"}}
     known |= {str(key): set(map(str, value)) for key, value in schema.items() if isinstance(value, DictConfig)}
+    for group in groups & known.keys():  # several may be chosen, each under its own name
+        known[group] |= {path.stem for path in (CONFIGS / group).glob("*.yaml")}
     for place, accepted in known.items():
         if place in cfg and not isinstance(cfg[place], DictConfig):
             raise InputError(f"'{place}' must hold keys ({', '.join(sorted(accepted))}), got {cfg[place]}")
@@ -123,6 +125,11 @@ def refuse_unknown(cfg: DictConfig, name: str) -> None:
             if key not in accepted:
                 where = f"under '{place}'" if place else "at the top level"
                 raise InputError(f"unknown config key '{key}' {where}: {near(str(key), accepted)}")
+
+
+def chosen(group: Any) -> dict[str, DictConfig]:
+    """The components that were chosen of a group that takes several, by name."""
+    return {str(name): one for name, one in (group or {}).items() if isinstance(one, DictConfig)}
 
 
 def overridden() -> set[str]:

@@ -74,6 +74,13 @@ class Descriptors:
         return self.take(np.arange(len(self)))
 
 
+def joined(parts: Sequence[Descriptors]) -> Descriptors:
+    """The rows of all parts, one part after the other; none may be mapped."""
+    starts = np.cumsum([0, *(int(part.starts[-1]) for part in parts)])
+    places = [part.places + start for part, start in zip(parts, starts, strict=False)]
+    return Descriptors([shard for part in parts for shard in part.shards], np.concatenate(places))
+
+
 def _opened(shard: Rows | Path) -> Rows:
     # Mapped anew each time: the pages of a mapping that is kept would count as memory of this process.
     return np.load(shard, mmap_mode="r") if isinstance(shard, Path) else shard

@@ -1,9 +1,10 @@
 """Images -> descriptors, at any resolution and at several scales."""
 
-import hashlib
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,6 @@ from retrieval.data.images import Photo, Size
 from retrieval.embedder import Embedder, square_map
 from retrieval.poolings import GeM
 
-# Read when the module is: what a running program computes does not change with its files.
-CODE = [path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py"))]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -37,7 +36,9 @@ class Extract:
     """How photos become descriptors (the `extract` config).
 
     resolutions: longer sides in pixels. scales: factors inside each resolution, aggregated. aspect: 'native' or
-    'square' (each photo squeezed to resolution x resolution). dtype: of the network's computation.
+    'square' (each photo squeezed to resolution x resolution). dtype: of the network's computation. store: a folder for
+    the descriptors, refused where it holds others; without one they are kept in the cache. store_dtype: float32 or
+    float16.
     """
 
     resolutions: Sequence[int] = (224, 320, 448)
@@ -47,6 +48,8 @@ class Extract:
     workers: int = 2
     device: str = "auto"
     dtype: str = "float32"
+    store: str | None = None
+    store_dtype: str = "float32"
 
     def __post_init__(self) -> None:
         for name, values, kind in (("resolutions", self.resolutions, int), ("scales", self.scales, (int, float))):
@@ -65,9 +68,10 @@ class Extract:
 
 
 def device_of(name: str) -> torch.device:
-    """The device asked for; 'auto' is the first GPU where there is one. An absent GPU is refused."""
+    """The device asked for; 'auto' is this process's GPU where there is one. An absent GPU is refused."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        local = int(os.environ.get("LOCAL_RANK", 0))  # set by torchrun: a process a GPU
+        return torch.device(f"cuda:{local}" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -124,15 +128,16 @@ def square_of(backbone: TimmBackbone, size: tuple[int, int], words: str) -> str:
 
 class _Photos(Dataset[Tensor]):
     def __init__(
-        self, photos: Sequence[Photo], sizes: Sequence[Size], normalised: Callable[[Image.Image], Tensor]
+        self, photos: Sequence[Photo], size_of: Callable[[Photo], Size], normalised: Callable[[Image.Image], Tensor]
     ) -> None:
-        self.photos, self.sizes, self.normalised = photos, sizes, normalised
+        self.photos, self.size_of, self.normalised = photos, size_of, normalised
 
     def __len__(self) -> int:
         return len(self.photos)
 
     def __getitem__(self, index: int) -> Tensor:
-        return self.normalised(images.resized(images.decode(self.photos[index]), self.sizes[index]))
+        photo = self.photos[index]
+        return self.normalised(images.resized(images.decode(photo), self.size_of(photo)))
 
 
 def describe(
@@ -165,47 +170,66 @@ def describe_each(
     """
     for embedder in embedders:
         check(embedder, [resolution], extract.scales, extract.aspect)
-    batches, loader = loaded(embedders[0], photos, resolution, extract)
+    batches = plan(embedders[0], photos, resolution, extract)
     each = [np.empty((len(photos), embedder.dim), dtype=np.float32) for embedder in embedders]
     with tqdm(total=len(photos), desc=f"describing at {resolution}", disable=None if progress else True) as bar:
-        for indices, vectors in zip(batches, _vectors(embedders, loader, extract), strict=True):
-            for rows, described in zip(each, vectors, strict=True):
-                rows[indices] = described
+        for indices, of_batch in vectors(embedders, photos, batches, resolution, extract):
+            for rows, of_embedder in zip(each, of_batch, strict=True):
+                rows[indices] = of_embedder
             bar.update(len(indices))
-    for rows, embedder in zip(each, embedders, strict=True):
-        finite(rows, photos, type(embedder.pooling).__name__)
     return each
 
 
-def loaded(
-    embedder: Embedder, photos: Sequence[Photo], resolution: int, extract: Extract
-) -> tuple[list[list[int]], DataLoader[Tensor]]:
-    """Indices of the photos of each batch, all of one shape, and a loader of these batches (B, 3, H, W)."""
+def plan(embedder: Embedder, photos: Sequence[Photo], resolution: int, extract: Extract) -> list[list[int]]:
+    """Indices of the photos of each batch, all of one shape; the shapes come from the files' headers."""
+    size_of = sizing(embedder, resolution, extract)
+    return by_shape([size_of(photo) for photo in photos], extract.batch_size)
+
+
+def sizing(embedder: Embedder, resolution: int, extract: Extract) -> Callable[[Photo], Size]:
+    """The width and height at which a photo is described, as a function of the photo."""
     multiple, square = embedder.backbone.multiple, extract.aspect == "square"
-    sizes = [images.target_size(photo, resolution, multiple, square) for photo in photos]
-    batches = by_shape(sizes, extract.batch_size)
-    loader = DataLoader(
-        _Photos(photos, sizes, embedder.normalised),
+    return partial(images.target_size, resolution=resolution, multiple=multiple, square=square)
+
+
+def loaded(
+    embedder: Embedder, photos: Sequence[Photo], batches: Iterable[list[int]], resolution: int, extract: Extract
+) -> DataLoader[Tensor]:
+    """A loader of these batches (B, 3, H, W), which are asked for one by one as they are needed."""
+    return DataLoader(
+        _Photos(photos, sizing(embedder, resolution, extract), embedder.normalised),
         batch_sampler=batches,  # pyright: ignore[reportArgumentType]
-        num_workers=min(extract.workers, len(batches)),
+        num_workers=extract.workers,
         pin_memory=device_of(extract.device).type == "cuda",
     )
-    return batches, loader
 
 
 @torch.no_grad()
-def _vectors(
-    embedders: Sequence[Embedder], loader: DataLoader[Tensor], extract: Extract
-) -> Iterator[list[NDArray[np.float32]]]:
+def vectors(
+    embedders: Sequence[Embedder],
+    photos: Sequence[Photo],
+    batches: Iterable[list[int]],
+    resolution: int,
+    extract: Extract,
+) -> Iterator[tuple[list[int], list[NDArray[np.float32]]]]:
+    """Indices of a batch and its descriptors (n, d) by each embedder; batches are asked for ahead of their turn.
+
+    A descriptor that is not finite raises NotFinite, which names its photo.
+    """
+    asked: deque[list[int]] = deque()
+    ahead = (asked.append(indices) or indices for indices in batches)
     device, dtype = device_of(extract.device), DTYPES[extract.dtype]
     training, home = embedders[0].training, next(embedders[0].parameters()).device
     for embedder in embedders:
         embedder.eval().to(device)
     try:
-        for batch in loader:
+        for batch in loaded(embedders[0], photos, ahead, resolution, extract):
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 each = multi_scale(embedders, batch.to(device, non_blocking=True), extract.scales)
-            yield [vectors.float().cpu().numpy() for vectors in each]
+            indices, rows = asked.popleft(), [of_embedder.float().cpu().numpy() for of_embedder in each]
+            for of_embedder, embedder in zip(rows, embedders, strict=True):
+                finite(of_embedder, [photos[i] for i in indices], type(embedder.pooling).__name__)
+            yield indices, rows
     finally:
         for embedder in embedders:
             embedder.train(training).to(home)
@@ -250,34 +274,8 @@ def rescaled(batch: Tensor, scale: float, multiple: int) -> Tensor:
     return F.interpolate(batch, size=(height, width), mode="bilinear", align_corners=False)
 
 
-def remembered(
-    folder: Path, made_of: Sequence[object], compute: Callable[[], NDArray[np.float32]]
-) -> NDArray[np.float32]:
-    """What `compute` returns, kept in `folder` under a hash of all that it is made of, this package's code included."""
-    digest = hashlib.sha256(repr((made_of, CODE)).encode()).hexdigest()[:32]
-    kept = folder / f"{digest}.npy"
-    if not kept.is_file():
-        rows = compute()
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
-            np.save(file, rows)
-        Path(file.name).replace(kept)
-    return np.load(kept)
-
-
-def fingerprint(embedder: Embedder, photos: Sequence[Photo]) -> tuple[str, str]:
-    """Hashes of every weight and of every photo's path, size, time of change and box."""
-    weights, files = hashlib.sha256(), hashlib.sha256()
-    for name, tensor in embedder.state_dict().items():
-        weights.update(name.encode() + tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    for photo in photos:
-        stat = Path(photo.path).stat()
-        files.update(repr((Path(photo.path).resolve(), photo, stat.st_size, stat.st_mtime_ns)).encode())
-    return weights.hexdigest(), files.hexdigest()
-
-
 def finite(rows: NDArray[np.float32], photos: Sequence[Photo], by: str) -> None:
     """Raise NotFinite, naming a photo, where a row is not finite; `by` is what gave it."""
     bad = [photo.path for photo, row in zip(photos, rows, strict=True) if not np.isfinite(row).all()]
     if bad:
-        raise NotFinite(f"{len(bad)} descriptors are not finite, the first of {bad[0]}, by {by}")
+        raise NotFinite(f"the descriptor of {bad[0]} is not finite, by {by} ({len(bad)} of its batch of {len(photos)})")

@@ -44,7 +44,8 @@ def local_features(
     Described as `extraction.describe` does, in float32 at one scale; a map that is not finite raises NotFinite.
     """
     where = extraction.device_of(extract.device)
-    batches, loader = extraction.loaded(embedder, photos, resolution, extract)
+    batches = extraction.plan(embedder, photos, resolution, extract)
+    loader = extraction.loaded(embedder, photos, batches, resolution, extract)
     rng, drawn = np.random.default_rng(seed), []
     training, home = embedder.training, next(embedder.parameters()).device
     embedder.eval().to(where)

@@ -1,5 +1,7 @@
 """Tiny real objects: photos on disk, timm's smallest models."""
 
+import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from hypothesis import settings
 from PIL import Image
 
 torch.set_num_threads(1)
+os.environ["RETRIEVAL_CACHE"] = tempfile.mkdtemp(prefix="retrieval-tests-")  # what a test keeps is no other's
 settings.register_profile("any machine", deadline=None)  # timing is no claim of a test
 settings.load_profile("any machine")
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval.descriptors import Descriptors
+from retrieval.descriptors import Descriptors, joined
 
 ROWS = np.random.default_rng(0).normal(size=(11, 3)).astype(np.float32)
 
@@ -36,6 +36,11 @@ def test_places_say_where_a_row_lies(sharded: list[Path]) -> None:
 def test_rows_are_mapped_when_they_are_read(sharded: list[Path]) -> None:
     halved = Descriptors(sharded).mapped(lambda rows: rows[:, :2], 2).mapped(lambda rows: rows / 2, 2)
     assert np.array_equal(halved.subset([3, 1]).all(), ROWS[[3, 1], :2] / 2) and halved.shape == (11, 2)
+
+
+def test_parts_are_joined_one_after_the_other(sharded: list[Path]) -> None:
+    parts = [Descriptors(sharded, [10, 0]), Descriptors([ROWS[3:5]]), Descriptors(sharded, [4])]
+    assert np.array_equal(joined(parts).all(), ROWS[[10, 0, 3, 4, 4]])
 
 
 def test_float16_shards_give_float32_rows(tmp_path: Path) -> None:

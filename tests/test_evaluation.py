@@ -65,9 +65,9 @@ def test_poolings_that_differ_in_a_setting_share_no_kept_descriptors(photos: Pat
         given = ["backbone=timm", "backbone.name=test_resnet", "pooling=rmac", f"pooling.levels={levels}"]
         cfg = config.compose("eval", given, tmp_path)
         model, about = embedder.from_config(cfg), subjects.subject(cfg, True, "")
-        shown, how = Folder(str(photos)).gallery, Extract([96], workers=0)
-        described += evaluation.described([model], shown, how, 96, [about], tmp_path / "cache")
-    assert not np.allclose(described[0], described[1])
+        parts, how = evaluation.parted({"folder": Folder(str(photos))}), Extract([96], workers=0)
+        described += evaluation.described([model], [about], parts, how, 96, tmp_path / "cache")
+    assert not np.allclose(described[0].all(), described[1].all())
 
 
 def test_a_model_given_beside_a_run_is_refused(photos: Path, tmp_path: Path) -> None:

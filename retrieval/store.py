@@ -1,0 +1,214 @@
+"""A folder of descriptors: described once, kept in shards, gone on with where a killed process left it.
+
+`manifest.json` says what made it, `batches.json` which photos were described together, `shard-00000.npy`, ... hold
+their rows. A file is there whole or not at all. Any number of processes may fill one store: a shard is worked on under
+a lock, which the system lets go of when its process ends, however it ends.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from retrieval import extraction
+from retrieval.config import InputError
+from retrieval.data.images import Photo
+from retrieval.descriptors import Descriptors, Rows
+from retrieval.embedder import Embedder
+from retrieval.extraction import Extract
+
+SHARD = 512  # photos, at the least: what a killed process loses at the most
+DTYPES = ("float32", "float16")
+HERE = Path(__file__).parent
+# Read when the module is: what a running program computes does not change with its files.
+CODE = hashlib.sha256(
+    b"".join(
+        file.read_bytes()
+        for part in ("backbones", "poolings", "features", "heads", "embedder", "extraction", "scales", "data", "store")
+        for file in sorted(HERE.glob(f"{part}*/*.py")) + sorted(HERE.glob(f"{part}.py"))
+    )
+).hexdigest()
+
+NO_MATTER = ("resolutions", "workers", "device", "store", "store_dtype")  # how it is done, not what comes out
+
+Batches = list[list[int]]
+Describe = Callable[[Iterable[list[int]]], Iterator[tuple[list[int], Sequence[Rows]]]]
+
+
+class Store:
+    """Descriptors (count, dim) in `folder`, made of what `made_of` says (names to plain values).
+
+    A folder that holds descriptors made of anything else is refused, the difference named. A shard has at least
+    `size` rows.
+    """
+
+    def __init__(
+        self, folder: Path, made_of: Mapping[str, Any], count: int, dim: int, dtype: str = "float32", size: int = SHARD
+    ) -> None:
+        if dtype not in DTYPES:
+            raise InputError(f"descriptors are kept as {' or '.join(DTYPES)}, got {dtype!r}")
+        self.folder, self.count, self.dtype, self.size = folder, count, np.dtype(dtype), size
+        wanted = json.loads(json.dumps({**made_of, "count": count, "dim": dim, "kept_as": dtype, "shard": size}))
+        with self.locked("manifest"):
+            held = _read_or_write(folder / "manifest.json", lambda: wanted)
+        for key in wanted.keys() | held.keys():
+            if wanted.get(key) != held.get(key):
+                raise InputError(
+                    f"{folder} holds descriptors made otherwise: {key} is {held.get(key)} there, {wanted.get(key)} was "
+                    "asked for; accepted: another folder, or none, or remove this one"
+                )
+
+    def shards(self, plan: Callable[[], Batches]) -> list[Batches]:
+        """The batches of each shard; `plan` gives those of all photos, and is asked once in a store's life."""
+        with self.locked("manifest"):
+            batches: Batches = _read_or_write(self.folder / "batches.json", plan)
+        shards, room = [], 0
+        for batch in batches:
+            if room <= 0:
+                shards.append([])
+                room = self.size
+            shards[-1].append(batch)
+            room -= len(batch)
+        return shards
+
+    def has(self, shard: int) -> bool:
+        return self.path(shard).is_file()
+
+    def path(self, shard: int) -> Path:
+        return self.folder / f"shard-{shard:05}.npy"
+
+    def write(self, shard: int, rows: Rows) -> None:
+        """Keep the rows of a shard, whose lock is held; a full disk costs this shard alone."""
+        for left in self.folder.glob(f"{self.path(shard).name}.*.tmp"):  # by a process that was killed
+            left.unlink()
+        _replace(self.path(shard), lambda file: np.save(file, rows.astype(self.dtype)))
+
+    def locked(self, name: str, timeout: float = -1) -> FileLock:
+        """A lock between processes, waited for `timeout` seconds at most (-1: as long as it takes)."""
+        (self.folder / "locks").mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder / "locks" / name, timeout=timeout)
+
+    def opened(self, shards: Sequence[Batches]) -> Descriptors:
+        """All rows, in the order of the photos; every shard must be there."""
+        places = np.empty(self.count, dtype=np.int64)
+        places[[index for batches in shards for batch in batches for index in batch]] = np.arange(self.count)
+        return Descriptors([self.path(shard) for shard in range(len(shards))], places)
+
+
+def fill(
+    stores: Sequence[Store], plan: Callable[[], Batches], describe: Describe, title: str = ""
+) -> list[Descriptors]:
+    """The descriptors of each store; shards that one of them lacks are described for all, in one pass.
+
+    describe: batches of indices -> the indices and the rows (n, d) for each store, batch by batch. What other processes
+    are working on is waited for, and taken over where they die.
+    """
+    shards = [store.shards(plan) for store in stores][-1]
+    there = sum(len(batch) for i, batches in enumerate(shards) for batch in batches if _lacking(stores, i) == [])
+    with tqdm(total=stores[0].count, initial=there, desc=title, disable=None if title else True) as bar:
+        while lacking := [i for i in range(len(shards)) if _lacking(stores, i)]:
+            if not _described(stores, shards, lacking, describe, bar):
+                time.sleep(0.2)
+    return [store.opened(shards) for store in stores]
+
+
+def _described(
+    stores: Sequence[Store], shards: list[Batches], wanted: Sequence[int], describe: Describe, bar: tqdm
+) -> int:
+    """Describe those of the shards that no other process is working on; how many there were."""
+    claimed: deque[tuple[int, ExitStack]] = deque()
+    parts: list[Sequence[Rows]] = []
+    finished = 0
+
+    def claims() -> Iterator[list[int]]:  # runs ahead of the rows, as workers load what comes next
+        for shard in wanted:
+            if locks := _claim(stores, shard):
+                claimed.append((shard, locks))
+                yield from shards[shard]
+
+    try:
+        for indices, rows in describe(claims()):
+            parts.append(rows)
+            bar.update(len(indices))
+            shard, locks = claimed[0]
+            if len(parts) == len(shards[shard]):
+                for store, of_store in zip(stores, zip(*parts, strict=True), strict=True):
+                    if not store.has(shard):
+                        store.write(shard, np.concatenate(of_store))
+                claimed.popleft()[1].close()
+                parts, finished = [], finished + 1
+    finally:
+        for _, locks in claimed:
+            locks.close()
+    return finished
+
+
+def _lacking(stores: Sequence[Store], shard: int) -> list[Store]:
+    return [store for store in stores if not store.has(shard)]
+
+
+def _claim(stores: Sequence[Store], shard: int) -> ExitStack | None:
+    """The locks of the stores that lack a shard; None where another process has one of them, or all are done."""
+    with ExitStack() as locks:
+        try:
+            for store in _lacking(stores, shard):
+                locks.enter_context(store.locked(f"shard-{shard:05}", timeout=0))
+        except Timeout:
+            return None
+        return locks.pop_all() if _lacking(stores, shard) else None
+
+
+def _read_or_write(path: Path, make: Callable[[], Any]) -> Any:
+    if not path.is_file():
+        made = json.dumps(make()).encode()
+        _replace(path, lambda file: file.write(made))
+    return json.loads(path.read_text())
+
+
+def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """The file is on the disk under its name when it is whole, and not before."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}.", suffix=".tmp", delete=False) as file:
+        try:
+            write(file)  # pyright: ignore[reportArgumentType]
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).replace(path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def made_of(embedder: Embedder, photos: Sequence[Photo], extract: Extract, resolution: int) -> dict[str, Any]:
+    """All that decides the descriptors of photos: weights, files, how they are described, and this package's code."""
+    weights, files = fingerprint(embedder, photos)
+    how = {key: value for key, value in asdict(extract).items() if key not in NO_MATTER}
+    device = extraction.device_of(extract.device).type
+    return {"weights": weights, "photos": files, "resolution": resolution, **how, "device": device, "code": CODE}
+
+
+def fingerprint(embedder: Embedder, photos: Sequence[Photo]) -> tuple[str, str]:
+    """Hashes of every weight and of every photo's path, size, time of change and box."""
+    weights, files = hashlib.sha256(), hashlib.sha256()
+    for name, tensor in embedder.state_dict().items():
+        weights.update(name.encode() + tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    for photo in photos:
+        stat = Path(photo.path).stat()
+        files.update(repr((Path(photo.path).resolve(), photo, stat.st_size, stat.st_mtime_ns)).encode())
+    return weights.hexdigest(), files.hexdigest()
+
+
+def digest(made_of: Mapping[str, Any]) -> str:
+    """The name of a folder for what is made so."""
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True, default=list).encode()).hexdigest()[:32]
