@@ -59,10 +59,10 @@ def room(folder: Path, needed: int, what: str) -> None:
 
 
 def _untar(archive: Path, scratch: Path) -> None:
-    progress = {"total": archive.stat().st_size, "desc": f"unpacking {archive.name}", "mininterval": 1}
+    progress = {"total": archive.stat().st_size, "desc": f"unpacking {archive.name}"}
     with (
         archive.open("rb") as file,
-        tqdm.wrapattr(file, "read", **progress) as counted,
+        tqdm.wrapattr(file, "read", mininterval=1, **progress) as counted,
         tarfile.open(fileobj=cast(IO[bytes], counted), mode="r:*") as tar,
     ):
         tar.extractall(scratch, filter=_plain)

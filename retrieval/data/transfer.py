@@ -208,6 +208,7 @@ def _note(part: Path) -> Path:
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
+    """The content as JSON, at `path` whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.new")
     scratch.write_text(json.dumps(content, indent=1))
