@@ -25,9 +25,9 @@ def chosen(rows: Sequence[Row], text: str) -> Line:
     fitting = [line for line, label in labels.items() if label == text]
     fitting = fitting or [line for line, label in labels.items() if text in label]
     if len(fitting) != 1:
-        which = "no line" if not fitting else f"{len(fitting)} lines"
-        shown = labels if not fitting else {line: labels[line] for line in fitting}
-        raise ValueError(f"{which} of the tables fit {text!r}; choose by one of: {'; '.join(shown.values())}")
+        which = f"{len(fitting)} lines of the tables fit" if fitting else "no line of the tables fits"
+        shown = [labels[line] for line in fitting or labels]
+        raise ValueError("\n  ".join([f"{which} {text!r}; choose by one of", *shown]))
     return fitting[0]
 
 

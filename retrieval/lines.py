@@ -76,16 +76,16 @@ def line_of(row: Row) -> Line:
 
 
 def evaluated(row: Row) -> dict[str, Any]:
-    """The value of each key of EVALUATED; `aggregate` is nothing where there is one scale."""
+    """The value of each key of EVALUATED; without `aggregate` where there is one scale, so nothing to aggregate."""
     said = {key: default if row.get(key) is None else row[key] for key, default in EVALUATED.items()}
     said["scales"] = [float(scale) for scale in said["scales"]]
-    return said if len(said["scales"]) > 1 else said | {"aggregate": None}
+    return {key: value for key, value in said.items() if key != "aggregate" or len(said["scales"]) > 1}
 
 
-def evaluation(row: Row) -> tuple[str, ...]:
+def evaluation(row: Row) -> tuple[str, str]:
     """Equal for rows that were evaluated alike."""
-    convention = {key: value for key, value in row["convention"].items() if value}
-    return *map(canonical, evaluated(row).values()), canonical(convention)
+    either = evaluated(row), row["convention"]
+    return tuple(canonical({key: value for key, value in said.items() if value}) for said in either)
 
 
 def canonical(value: Any) -> str:
@@ -96,19 +96,21 @@ def canonical(value: Any) -> str:
 def describe(rows: Sequence[Row]) -> None:
     """Write as `descriptor` into each row, in words, what differs among all rows or by its benchmark's convention."""
     said: dict[int, list[str]] = {id(row): [] for row in rows}
-    groups = [(rows, evaluated), *((mine, convention) for mine in by_benchmark(rows).values())]
-    for group, of in groups:
-        each = [of(row) for row in group]
+    groups = [(rows, [evaluated(row) for row in rows])]
+    groups += [(mine, conventions(mine)) for mine in by_benchmark(rows).values()]
+    for group, each in groups:
         for key in varying(each):
-            words = _words(key, [one.get(key) for one in each])
+            words = _words(key, [one[key] for one in each if key in one])
             for row, one in zip(group, each, strict=True):
-                said[id(row)].append(words[canonical(one.get(key))])
+                said[id(row)] += [words[canonical(one[key])]] if key in one else []
     for row in rows:
         row["descriptor"] = ", ".join(filter(None, said[id(row)]))
 
 
-def convention(row: Row) -> dict[str, Any]:
-    return row["convention"]
+def conventions(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The convention of each row of one benchmark, None under a key that others alone have."""
+    keys = dict.fromkeys(key for row in rows for key in row["convention"])
+    return [{key: row["convention"].get(key) for key in keys} for row in rows]
 
 
 def by_benchmark(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -120,15 +122,15 @@ def by_benchmark(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 
 def varying(each: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys under which not all have the same value."""
+    """The keys under which not all that have them have the same value."""
     keys = dict.fromkeys(key for one in each for key in one)
-    return [key for key in keys if len({canonical(one.get(key)) for one in each}) > 1]
+    return [key for key in keys if len({canonical(one[key]) for one in each if key in one}) > 1]
 
 
 def shared(each: Sequence[Mapping[str, Any]], but: Iterable[str] = ()) -> str:
-    """What all have in common, in words; "" where there is nothing to say."""
-    keys = [key for key in each[0] if key not in {*varying(each), *but}]
-    return ", ".join(filter(None, (word(key, each[0][key]) for key in keys)))
+    """What all that have a key have in common, in words; "" where there is nothing to say."""
+    agreed = {key: value for one in each for key, value in one.items() if key not in {*varying(each), *but}}
+    return ", ".join(filter(None, (word(key, value) for key, value in agreed.items())))
 
 
 def word(key: str, value: Any) -> str:

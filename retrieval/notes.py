@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from retrieval.lines import Row, by_benchmark, convention, evaluated, shared, varying
+from retrieval.lines import Row, by_benchmark, conventions, evaluated, shared, varying
 from retrieval.tables import family, levels, metrics, names
 
 DEFINITIONS = {
@@ -30,7 +30,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
         )
     said += _evaluations(rows)
     for benchmark, mine in by_benchmark(rows).items():
-        agreed = shared([convention(row) for row in mine])
+        agreed = shared(conventions(mine))
         sizes = ", ".join(f"{_distinct(mine, key)} {key}" for key in ("queries", "images"))
         skipped = max(row.get("skipped") or 0 for row in mine)
         name = f"{benchmark} ({agreed})" if agreed else benchmark
@@ -50,7 +50,7 @@ def _evaluations(rows: Sequence[Row]) -> list[str]:
     each = [evaluated(row) for row in rows]
     differing = varying(each)
     for mine in by_benchmark(rows).values():
-        differing += varying([convention(row) for row in mine])
+        differing += varying(conventions(mine))
     said = []
     if differing:
         keys = ", ".join(key.replace("_", " ") for key in dict.fromkeys(differing))

@@ -28,7 +28,7 @@ class PerQuery(NamedTuple):
 
     queries: NDArray[np.str_]  # (Q,)
     landmarks: NDArray[np.str_]  # (Q,)
-    values: NDArray[np.float64]  # (Q,), the mean over seeds; NaN without a relevant image
+    values: NDArray[np.float64]  # (seeds, Q); NaN without a relevant image
 
 
 class Missing(ValueError):
@@ -43,7 +43,7 @@ def per_query(rows: Sequence[Row], level: str, metric: str) -> PerQuery:
     name = named(level, re.sub(r"^m(?=AP|P@)", "", metric))
     first, *others = (_read(row, name) for row in rows)
     each = [first.values, *(aligned(other, first, f"seeds in {rows[0]['folder']}").values for other in others)]
-    return first._replace(values=np.mean(each, axis=0))
+    return first._replace(values=np.concatenate(each))
 
 
 def aligned(other: PerQuery, first: PerQuery, what: str) -> PerQuery:
@@ -56,7 +56,7 @@ def aligned(other: PerQuery, first: PerQuery, what: str) -> PerQuery:
             raise ValueError(f"{what}: queries in another order must have a name each, {len(theirs)} names are there")
         place = {query: i for i, query in enumerate(other.queries)}
         order = np.array([place[query] for query in first.queries])
-        other = PerQuery(other.queries[order], other.landmarks[order], other.values[order])
+        other = PerQuery(other.queries[order], other.landmarks[order], other.values[:, order])
     if not np.array_equal(first.landmarks, other.landmarks):
         raise ValueError(f"{what}: the landmark of a query must be the same in both")
     return other
@@ -128,7 +128,7 @@ def _read(row: Row, name: str) -> PerQuery:
     arrays = _arrays(file)
     if absent := [key for key in ("queries", "landmarks", name) if key not in arrays]:
         raise Missing(f"{file} holds no {absent[0]!r}, it has {', '.join(arrays)}")
-    return PerQuery(arrays["queries"], arrays["landmarks"], arrays[name].astype(np.float64))
+    return PerQuery(arrays["queries"], arrays["landmarks"], arrays[name].astype(np.float64)[None])
 
 
 @lru_cache(maxsize=256)
