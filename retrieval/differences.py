@@ -1,7 +1,7 @@
 """Which of two lines of a table is better, and how sure that is."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,10 +12,11 @@ from retrieval.page import Cell, Table
 from retrieval.tables import Column, gather, levels, line_labels, main_metric
 from retrieval.uncertainty import Missing, aligned, per_query
 
+EACH = "each line"
 NOTE = (
-    "Differences are in points, positive where the line named first is better, paired by query, seeds averaged first; "
-    "95 % intervals by a percentile bootstrap that resamples landmarks; p of a two-sided test that flips the signs of "
-    "the differences, alike within a landmark."
+    "Differences are in points, above 0 where the line named is better than the one taken away; paired by query, seeds "
+    "averaged first. 95 % intervals: percentile bootstrap that resamples landmarks. p: two-sided test that flips the "
+    "signs of the differences, alike within a landmark."
 )
 
 
@@ -40,22 +41,13 @@ def compare(rows: Sequence[Row], first: str, second: str) -> tuple[Table, list[s
     labels = line_labels(rows)
     if a == b:
         raise ValueError(f"two lines are compared, {first!r} and {second!r} both fit {labels[a]!r}")
-    return _table(f"{labels[a]}, minus {labels[b]}", _differences(rows, a, b), rows)
+    return _compared(rows, [a], b, labels[a])
 
 
 def against(rows: Sequence[Row], reference: str) -> tuple[Table, list[str]]:
-    """`compare` of every other line with one, in one table; lines without values per query are left out and named."""
-    line, labels = chosen(rows, reference), line_labels(rows)
-    found, left_out = [], []
-    for other in labels:
-        try:
-            found += _differences(rows, other, line) if other != line else []
-        except Missing as error:
-            left_out.append(f"Not compared: {labels[other]}: {error}.")
-    if not found:
-        raise ValueError("\n".join([f"nothing can be compared with {labels[line]!r}", *left_out]))
-    table, said = _table(f"Each line, minus {labels[line]}", found, rows, labels)
-    return table, [*said, *left_out]
+    """`compare` of every other line with one, in one table; raises as that does."""
+    line = chosen(rows, reference)
+    return _compared(rows, [other for other in line_labels(rows) if other != line], line, EACH)
 
 
 class _Difference(NamedTuple):
@@ -66,42 +58,60 @@ class _Difference(NamedTuple):
     queries: int
 
 
-def _differences(rows: Sequence[Row], a: Line, b: Line) -> list[_Difference]:
-    """a - b wherever both were judged; Missing where they nowhere were."""
-    found, labels = [], line_labels(rows)
-    for benchmark, mine in by_benchmark(row for row in rows if line_of(row) in (a, b)).items():
+def _compared(rows: Sequence[Row], lines: Sequence[Line], reference: Line, what: str) -> tuple[Table, list[str]]:
+    labels = line_labels(rows)
+    found: list[_Difference] = []
+    missing: list[str] = []
+    for line in lines:
+        before = len(found) + len(missing)
+        for level, column, ours, theirs in _cells(rows, line, reference):
+            where = f"{labels[line]} and {labels[reference]} on {column.benchmark} at {column.resolution} px"
+            try:
+                found.append(_difference(line, level, column, ours, theirs))
+            except Missing as error:
+                missing.append(f"Not compared: {where}: {error}.")
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from error
+        if before == len(found) + len(missing):
+            missing.append(f"Not compared: {labels[line]} and {labels[reference]} share no benchmark and resolution.")
+    if not found:
+        raise ValueError("\n".join(missing or [f"there is no line besides {labels[reference]}"]))
+    table = _table(f"of {what} minus that of {labels[reference]}", found, labels if what == EACH else {})
+    count = f"{table.title}: {len(found)} p values, not corrected for their number."
+    return table, [NOTE, *([count] if len(found) > 1 else []), *dict.fromkeys(missing)]
+
+
+def _cells(rows: Sequence[Row], a: Line, b: Line) -> Iterator[tuple[str, Column, list[Row], list[Row]]]:
+    """Level, column and the rows of each line, wherever both were judged, by the main metric of each benchmark."""
+    for mine in by_benchmark(row for row in rows if line_of(row) in (a, b)).values():
         for level in levels(mine):
             grid = gather(mine, level, {main_metric(mine)})
-            for column in sorted(grid.get(a, {}).keys() & grid.get(b, {}).keys(), key=lambda column: column.order):
-                ours, theirs = (per_query(grid[line][column], level, column.metric) for line in (a, b))
-                what = f"{labels[a]} and {labels[b]} on {benchmark} at {column.resolution} px"
-                theirs = aligned(theirs, ours, what)
-                of = statistics.difference(ours.values, theirs.values, ours.landmarks)
-                queries = int((~np.isnan(ours.values - theirs.values)).sum())
-                found.append(_Difference(a, level, column, of, queries))
-    if not found:
-        raise Missing(f"{labels[a]} and {labels[b]} were judged on no benchmark and resolution alike")
-    return found
+            ours, theirs = grid.get(a, {}), grid.get(b, {})
+            for column in sorted(ours.keys() & theirs.keys(), key=lambda column: column.order):
+                yield level, column, ours[column], theirs[column]
 
 
-def _table(
-    title: str, found: Sequence[_Difference], rows: Sequence[Row], labels: Mapping[Line, str] | None = None
-) -> tuple[Table, list[str]]:
-    """labels: of the lines, where each is to be named."""
-    named_levels = any(one.level for one in found)
-    words = [*(["line"] if labels else []), "benchmark", *(["level"] if named_levels else [])]
-    metric = {one.column.metric for one in found}
+def _difference(line: Line, level: str, column: Column, ours: list[Row], theirs: list[Row]) -> _Difference:
+    a = per_query(ours, level, column.metric)
+    b = aligned(per_query(theirs, level, column.metric), a)
+    of = statistics.difference(a.values, b.values, a.landmarks)
+    return _Difference(line, level, column, of, int((~np.isnan(a.values[0])).sum()))
+
+
+def _table(title: str, found: Sequence[_Difference], labels: Mapping[Line, str]) -> Table:
+    """title: without its metric. labels: of the lines, where each is to be named."""
+    leveled, metrics = any(one.level for one in found), {one.column.metric for one in found}
+    words = [*(["line"] if labels else []), "benchmark", *(["level"] if leveled else [])]
     lines = []
     for one in found:
-        benchmark = one.column.benchmark + ("" if len(metric) == 1 else f" {one.column.metric}")
-        first = [*([labels[one.line]] if labels else []), benchmark, *([one.level or "-"] if named_levels else [])]
+        benchmark = one.column.benchmark if len(metrics) == 1 else f"{one.column.benchmark} {one.column.metric}"
+        level = [one.level.capitalize() or "-"] if leveled else []
+        first = [*([labels[one.line]] if labels else []), benchmark, *level]
         between = f"[{points(one.of.low)}, {points(one.of.high)}]"
         numbers = [f"{one.column.resolution}", points(one.of.mean), between, p_value(one.of.p_value)]
         lines.append([Cell(text) for text in (*first, *numbers, str(one.of.landmarks), str(one.queries))])
     header = [*words, "px", "difference", "95 % interval", "p", "landmarks", "queries"]
-    several = f" The {len(found)} p values are not corrected for their number." if len(found) > 1 else ""
-    what = f"{', '.join(sorted(metric))}: " if len(metric) == 1 else ""
-    return Table(f"{what}{title}", header, lines, len(words)), [NOTE + several]
+    return Table(f"{metrics.pop() if len(metrics) == 1 else 'Score'} {title}", header, lines, len(words))
 
 
 def points(value: float) -> str:

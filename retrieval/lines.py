@@ -82,7 +82,7 @@ def evaluated(row: Row) -> dict[str, Any]:
     return {key: value for key, value in said.items() if key != "aggregate" or len(said["scales"]) > 1}
 
 
-def evaluation(row: Row) -> tuple[str, str]:
+def evaluation(row: Row) -> tuple[str, ...]:
     """Equal for rows that were evaluated alike."""
     either = evaluated(row), row["convention"]
     return tuple(canonical({key: value for key, value in said.items() if value}) for said in either)

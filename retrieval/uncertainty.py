@@ -42,23 +42,23 @@ def per_query(rows: Sequence[Row], level: str, metric: str) -> PerQuery:
     """
     name = named(level, re.sub(r"^m(?=AP|P@)", "", metric))
     first, *others = (_read(row, name) for row in rows)
-    each = [first.values, *(aligned(other, first, f"seeds in {rows[0]['folder']}").values for other in others)]
+    each = [first.values, *(aligned(other, first).values for other in others)]
     return first._replace(values=np.concatenate(each))
 
 
-def aligned(other: PerQuery, first: PerQuery, what: str) -> PerQuery:
+def aligned(other: PerQuery, first: PerQuery) -> PerQuery:
     """`other` in the order of `first`, by the names of queries; ValueError where queries or their landmarks differ."""
     if not np.array_equal(first.queries, other.queries):
         theirs, ours = set(other.queries), set(first.queries)
         if odd := sorted(theirs ^ ours):
-            raise ValueError(f"{what}: only the same queries can be compared, {odd[0]} is not in both")
+            raise ValueError(f"the same queries must be compared, {odd[0]} is not in both")
         if not len(theirs) == len(other.queries) == len(first.queries):
-            raise ValueError(f"{what}: queries in another order must have a name each, {len(theirs)} names are there")
+            raise ValueError(f"queries in another order must have a name each, {len(theirs)} names are there")
         place = {query: i for i, query in enumerate(other.queries)}
         order = np.array([place[query] for query in first.queries])
         other = PerQuery(other.queries[order], other.landmarks[order], other.values[:, order])
     if not np.array_equal(first.landmarks, other.landmarks):
-        raise ValueError(f"{what}: the landmark of a query must be the same in both")
+        raise ValueError("the landmark of a query must be the same in both")
     return other
 
 
@@ -103,7 +103,7 @@ def _with_interval(rows: Sequence[Row], level: str, metric: str, said: list[str]
             scored = per_query(rows, level, metric)
             bounds = statistics.interval(scored.values, scored.landmarks)
         except ValueError as error:
-            said.append(f"No interval over seeds: {error}.")
+            said.append(f"No interval over the seeds of {rows[0]['pooling']} on {rows[0]['benchmark']}: {error}.")
     text = percent(values(rows, level, metric))
     known = bounds is not None and all(bound is not None and math.isfinite(bound) for bound in bounds)
     return f"{text} [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]" if bounds and known else text
