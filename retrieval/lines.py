@@ -135,13 +135,14 @@ def shared(each: Sequence[Mapping[str, Any]], but: Iterable[str] = ()) -> str:
 
 def word(key: str, value: Any) -> str:
     """A value in short words; "" where nothing was done."""
+    name = key.replace("_", " ")
     if key == "scales":
         return "1 scale" if value == [1.0] else f"{len(value)} scales {' '.join(f'{scale:.3g}' for scale in value)}"
     if isinstance(value, bool):
-        return key.replace("_", " ") if value else "" if key in EVALUATED else f"no {key}"
+        return (name if value else "") if key in EVALUATED else f"{name} {'on' if value else 'off'}"
     if not value:
         return ""
-    return str(value) if key in THEIR_OWN_NAME else f"{key.replace('_', ' ')} {value}"
+    return str(value) if key in THEIR_OWN_NAME else f"{name} {value}"
 
 
 def _words(key: str, values: Sequence[Any]) -> dict[str, str]:

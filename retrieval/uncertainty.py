@@ -1,9 +1,7 @@
 """How sure the numbers of a table are: intervals and means over landmarks, from what each query scored."""
 
 import math
-import re
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +10,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval import statistics
+from retrieval import metrics, statistics
 from retrieval.lines import Row, by_benchmark
 from retrieval.page import Cell, Table
 from retrieval.tables import Grid, columns_of, gather, levels, main_metric, named, opening, percent, titled, values
@@ -40,8 +38,7 @@ def per_query(rows: Sequence[Row], level: str, metric: str) -> PerQuery:
 
     Raises Missing where a row has no such values, ValueError where the rows' queries differ.
     """
-    name = named(level, re.sub(r"^m(?=AP|P@)", "", metric))
-    first, *others = (_read(row, name) for row in rows)
+    first, *others = (_read(row, named(level, metric)) for row in rows)
     each = [first.values, *(aligned(other, first).values for other in others)]
     return first._replace(values=np.concatenate(each))
 
@@ -67,16 +64,15 @@ def interval_tables(rows: Sequence[Row]) -> tuple[list[Table], list[str]]:
 
     Empty where rows have neither. Also notes: what the columns are, and of whose seeds no interval could be made.
     """
-    if not any(row.get("intervals") or row.get("macro") for row in rows):
-        return [], []
     said: list[str] = []
-    built = []
+    built: list[Table] = []
     for metric in dict.fromkeys(main_metric(mine) for mine in by_benchmark(rows).values()):
         mine = [row for of_one in by_benchmark(rows).values() if main_metric(of_one) == metric for row in of_one]
         for level in levels(mine):
-            if grid := gather(mine, level, {metric}):
+            grid, name = gather(mine, level, {metric}), named(level, metric)
+            if any(name in (row.get(key) or {}) for row in mine for key in ("intervals", "macro")):
                 built.append(_interval_table(titled(f"{metric} with 95 % intervals", level), grid, level, rows, said))
-    return built, [INTERVALS, *dict.fromkeys(said)]
+    return built, [INTERVALS, *dict.fromkeys(said)] if built else []
 
 
 def _interval_table(title: str, grid: Grid, level: str, rows: Sequence[Row], said: list[str]) -> Table:
@@ -121,20 +117,17 @@ def _macro(rows: Sequence[Row], level: str, metric: str) -> str:
     return percent(known) if len(known) == len(rows) and told_apart else ""
 
 
-def _read(row: Row, name: str) -> PerQuery:
+def _read(row: Row, metric: str) -> PerQuery:
     if not row.get("per_query"):
         raise Missing(f"the rows in {row['folder']} name no values per query: judge that run again")
     file = Path(row["folder"]) / row["per_query"]
-    arrays = _arrays(file)
-    if absent := [key for key in ("queries", "landmarks", name) if key not in arrays]:
-        raise Missing(f"{file} holds no {absent[0]!r}, it has {', '.join(arrays)}")
-    return PerQuery(arrays["queries"], arrays["landmarks"], arrays[name].astype(np.float64)[None])
-
-
-@lru_cache(maxsize=256)
-def _arrays(file: Path) -> dict[str, NDArray]:
+    wanted = ("queries", "landmarks", metric)
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
+            by_mean = {metrics.mean_name(name): name for name in arrays.files}
+            found = {name: arrays[by_mean[name]] for name in wanted if name in by_mean}
     except (OSError, ValueError, BadZipFile) as error:
         raise Missing(f"{file} cannot be read: {error}") from error
+    if absent := [name for name in wanted if name not in found]:
+        raise Missing(f"{file} has nothing per query for {absent[0]}, it has {', '.join(by_mean)}")
+    return PerQuery(found["queries"], found["landmarks"], found[metric].astype(np.float64)[None])

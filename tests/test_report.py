@@ -1,7 +1,6 @@
 """Reports of small run folders, written as a run writes them."""
 
 import csv
-import json
 import math
 import re
 from collections.abc import Callable
@@ -25,24 +24,6 @@ def result(value: float | None = 0.5, **other: Any) -> dict[str, Any]:
         "settings": "aaaaaaaaaa", "config": "c", "versions": {"torch": "2.9.0"}, "seconds": 1.5,
     }  # fmt: skip
     return row | other
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    """Writes a run's folder under tmp_path / "runs"."""
-
-    def write(name: str, *rows: Any, rankings: Any = None, history: str = "", config: str = "seed: 0\n") -> Path:
-        folder = tmp_path / "runs" / name
-        folder.mkdir(parents=True)
-        (folder / "config.yaml").write_text(config)
-        (folder / "results.json").write_text(json.dumps(rows))
-        if rankings:
-            (folder / "rankings.json").write_text(json.dumps(rankings))
-        if history:
-            (folder / "metrics.csv").write_text(history)
-        return folder
-
-    return write
 
 
 def shown(folder: Path) -> list[list[str]]:
