@@ -70,7 +70,7 @@ def rankings(found: Runs) -> list[list[dict[str, Any]]]:
             if line := _line_of_entry(entry, run.rows):
                 held = chosen[query].get(line, entry)
                 if (entry["resolution"], -entry["seed"]) >= (held["resolution"], -held["seed"]):
-                    label = labelled.get(line, of_model[line.model])
+                    label = labelled.get(line) or of_model[line.model] + ", untrained" * line.model.untrained
                     chosen[query][line] = {**entry, "label": label}
     return [
         [lines[line] for line in sorted(lines, key=lambda line: line.order)]

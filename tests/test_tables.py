@@ -205,6 +205,8 @@ def test_a_ranking_is_of_the_line_whose_settings_it_names(write: Write, tmp_path
 
 
 def test_a_ranking_that_names_no_settings_claims_none_of_several(write: Write, tmp_path: Path) -> None:
-    write("a", result(scales=THREE), result(whitening=PCA), rankings=[ranking("q.jpg", ["a.jpg"])])
-    ((entry,),) = pictures.rankings(runs.collect([tmp_path]))
-    assert entry["label"] == "gem"
+    both = [{"untrained": untrained} for untrained in (False, True)]
+    rows = [result(**{**how, **one}) for how in ({"scales": THREE}, {"whitening": PCA}) for one in both]
+    write("a", *rows, rankings=[ranking("q.jpg", ["a.jpg"], **one) for one in both])
+    (entries,) = pictures.rankings(runs.collect([tmp_path]))
+    assert [entry["label"] for entry in entries] == ["gem", "gem, untrained"]
