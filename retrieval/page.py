@@ -36,9 +36,13 @@ class Table:
         return f"**{self.title}**\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in (head, rule, *body))
 
     def html(self) -> str:
-        head = "".join(f'<th scope="col">{html.escape(title)}</th>' for title in self.header)
+        kinds = [' class="word"'] * self.names + [""] * (len(self.header) - self.names)
+        titles = zip(kinds, self.header, strict=True)
+        head = "".join(f'<th scope="col"{kind}>{html.escape(title)}</th>' for kind, title in titles)
         pale = [any(cell.text == "untrained" for cell in line) for line in self.lines]
-        body = "".join(_line(line, faded and not all(pale)) for line, faded in zip(self.lines, pale, strict=True))
+        body = "".join(
+            _line(line, kinds, faded and not all(pale)) for line, faded in zip(self.lines, pale, strict=True)
+        )
         table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         return f"<h3>{html.escape(self.title)}</h3>{scroll(table, self.title)}"
 
@@ -128,9 +132,9 @@ def _uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _line(line: Sequence[Cell], faded: bool) -> str:
+def _line(line: Sequence[Cell], kinds: Sequence[str], faded: bool) -> str:
     row = '<tr class="untrained">' if faded else "<tr>"
-    return f"{row}{''.join(f'<td>{_html(cell)}</td>' for cell in line)}</tr>"
+    return f"{row}{''.join(f'<td{kind}>{_html(cell)}</td>' for kind, cell in zip(kinds, line, strict=True))}</tr>"
 
 
 def _html(cell: Cell) -> str:

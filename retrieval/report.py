@@ -6,86 +6,53 @@ A run is a folder that holds `results.json`. Only what runs left behind is read;
 import argparse
 import csv
 import sys
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from retrieval import charts, page
-from retrieval.runs import Model, Row, Runs, collect, model_of
-from retrieval.tables import gather, labels, levels, mean_and_sd, names, notes, tables
-
-CHARTS = {
-    "resolution": ("mAP against resolution", "mAP over resolution: mean over seeds, band ± sd, untrained dashed"),
-    "p": ("p while training", "p of GeM over training steps; per channel: mean, deciles, band from min to max"),
-    "training": ("Training curves", "losses and validation mAP over training steps"),
-}
-
-
-def resolution_panels(rows: Sequence[Row]) -> dict[str, list[charts.Curve]]:
-    """mAP in percent over resolution, mean ± sd: a panel per benchmark, level and backbone, a line per pooling."""
-    panels: dict[str, list[charts.Curve]] = defaultdict(list)
-    named = names(rows)
-    several = len({row["backbone"] for row in rows}) > 1
-    for level in levels(rows):
-        for model, values in gather(rows, level, {"mAP"}).items():
-            by_panel: dict[str, dict[int, tuple[float, float]]] = defaultdict(dict)
-            for column in sorted(values, key=lambda column: column.order):
-                parts = (column.benchmark, level, column.how, model.backbone if several else "")
-                title = ", ".join(part for part in parts if part)
-                by_panel[title][column.resolution] = mean_and_sd([100 * value for value in values[column]])
-            for title, at in by_panel.items():
-                means, sds = np.array(list(at.values())).T
-                curve = charts.Curve(named[model], list(at), means, means - sds, means + sds, untrained=model.untrained)
-                panels[title].append(curve)
-    return panels
+from retrieval.differences import against, compare
+from retrieval.lines import Row
+from retrieval.notes import notes
+from retrieval.page import Table
+from retrieval.pictures import CHARTS, draw, rankings
+from retrieval.runs import Runs, collect
+from retrieval.tables import tables
+from retrieval.uncertainty import interval_tables
 
 
-def draw(found: Runs) -> dict[str, str]:
-    """The charts that the runs have data for, as SVG: `p`, `resolution` (two or more needed), `training`."""
-    labelled = labels(found.rows)
-    models = [(run, next((model_of(row) for row in run.rows if _own(row)), None)) for run in found.runs]
-    runs = sorted(((labelled[m], run.rows[0]["seed"], run.history) for run, m in models if m), key=lambda run: run[:2])
-    drawn = {}
-    if panels := charts.p_panels(runs):
-        drawn["p"] = charts.lines(panels, "training step", "p")
-    if len(resolutions := sorted({row["resolution"] for row in found.rows})) > 1:
-        drawn["resolution"] = charts.lines(resolution_panels(found.rows), "resolution (px)", "mAP (%)", resolutions)
-    if panels := charts.training_panels(runs):
-        drawn["training"] = charts.lines(panels, "training step", "")
-    return drawn
+@dataclass(frozen=True)
+class Report:
+    """What is written of some runs: tables, with the comparisons asked for, and what must be known to read them."""
+
+    found: Runs
+    tables: list[Table]
+    notes: list[str]
+
+    @property
+    def warnings(self) -> list[str]:
+        unfinished = (f"{folder} holds a config.yaml but no results" for folder in self.found.unfinished)
+        return [*self.found.warnings, *(f"{which}: still going or failed" for which in unfinished)]
 
 
-def _own(row: Row) -> bool:
-    """Whether what was judged is the model that its run trained."""
-    return not (row["untrained"] or row["trained_with"])
+def report_of(found: Runs, pair: Sequence[str] = (), reference: str | None = None) -> Report:
+    """pair: labels of two lines to compare; reference: of one that every other is compared with.
 
-
-def rankings(found: Runs) -> list[list[dict[str, Any]]]:
-    """For each query one entry a model, labelled, at the largest resolution and, of that, the lowest seed."""
-    labelled = labels(found.rows)
-    chosen: dict[tuple[Any, ...], dict[Model, dict[str, Any]]] = defaultdict(dict)
-    for run in found.runs:
-        models = {(model.settings, model.untrained): model for model in map(model_of, run.rows)}
-        for entry in run.rankings:
-            query = (entry["benchmark"], entry["query"]["path"], *(entry["query"].get("box") or ()))
-            if model := models.get((entry["settings"], entry["untrained"])):
-                held = chosen[query].get(model, entry)
-                if (entry["resolution"], -entry["seed"]) >= (held["resolution"], -held["seed"]):
-                    label = labelled[model] + (", untrained" if model.untrained else "")
-                    chosen[query][model] = {**entry, "label": label}
-    return [
-        [lines[model] for model in sorted(lines, key=lambda model: model.order)]
-        for _, lines in sorted(chosen.items())
-        if lines
-    ]
+    Raises ValueError where a label fits no line or several, or the lines cannot be compared.
+    """
+    rows = found.rows
+    intervals, of_intervals = interval_tables(rows)
+    compared = [compare(rows, *pair)] if pair else []
+    compared += [against(rows, reference)] if reference is not None else []
+    differences, of_differences = [table for table, _ in compared], [said for _, of_one in compared for said in of_one]
+    said = dict.fromkeys([*notes(rows), *of_intervals, *of_differences])
+    return Report(found, [*tables(rows), *intervals, *differences], list(said))
 
 
 def write(dirs: Sequence[Path], output: Path | None = None) -> Path:
     """Write `report.md`, `report.csv` and `report.html` into `output` (the first of `dirs`); the page's path."""
-    return _write(collect(dirs), output or dirs[0])
+    return _write(report_of(collect(dirs)), output or dirs[0])
 
 
 def insert(file: Path, marker: str, text: str) -> None:
@@ -103,16 +70,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0, or 2 where what was asked for cannot be done, the reason on standard error."""
     options = _parser().parse_args(argv)
     try:
-        found = collect(options.dirs)
+        report = report_of(collect(options.dirs), options.compare, options.against)
         if options.insert:
-            insert(options.insert, options.marker, _markdown(found.rows))
+            insert(options.insert, options.marker, _markdown(report))
         if options.charts:
-            _write_charts(found, options.charts)
-        path = _write(found, options.output or options.dirs[0])
+            _write_charts(report.found, options.charts)
+        path = _write(report, options.output or options.dirs[0])
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for sentence in (*found.warnings, *_unfinished_said(found)):
+    for sentence in report.warnings:
         print(f"warning: {sentence}", file=sys.stderr)
     print(path)
     return 0
@@ -124,18 +91,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, metavar="DIR", help="where to write (default: the first DIR)")
     parser.add_argument("--insert", type=Path, metavar="FILE", help="put the tables into this Markdown file too")
     parser.add_argument("--marker", default="results", metavar="NAME", help="between <!-- NAME --> and <!-- /NAME -->")
+    pair = "how far line A is better than line B: labels, or parts of them that fit one line"
+    parser.add_argument("--compare", nargs=2, default=(), metavar=("A", "B"), help=pair)
+    parser.add_argument("--against", metavar="A", help="how far every other line is better than line A")
     parser.add_argument("--charts", type=Path, metavar="DIR", help="write the charts as SVG and PNG files too")
     return parser
 
 
-def _write(found: Runs, output: Path) -> Path:
+def _write(report: Report, output: Path) -> Path:
     output.mkdir(parents=True, exist_ok=True)
-    said = [f"- {sentence}\n" for sentence in (*found.warnings, *_unfinished_said(found))]
-    warned = "\n## Warnings\n\n" + "".join(said) if said else ""
-    (output / "report.md").write_text(f"# Results\n\n{_markdown(found.rows)}{warned}", encoding="utf-8")
-    _write_csv(found.rows, output / "report.csv")
+    warned = "\n## Warnings\n\n" + "".join(f"- {sentence}\n" for sentence in report.warnings) if report.warnings else ""
+    (output / "report.md").write_text(f"# Results\n\n{_markdown(report)}{warned}", encoding="utf-8")
+    _write_csv(report.found.rows, output / "report.csv")
     path = output / "report.html"
-    path.write_text(_page(found), encoding="utf-8")
+    path.write_text(_page(report), encoding="utf-8")
     return path
 
 
@@ -148,14 +117,23 @@ def _write_csv(rows: Iterable[Row], file: Path) -> None:
 
 
 def _flat(row: Row) -> dict[str, Any]:
-    """One level deep: `metrics` by their own names, other mappings as `versions/torch`, lists separated by spaces."""
+    """One level deep: `metrics` by their own names, other mappings as `versions/torch`, intervals as
+    `intervals/mAP/low` and `/high`, other lists separated by spaces."""
     flat: dict[str, Any] = {}
     for key, value in row.items():
-        if isinstance(value, dict):
-            flat |= {name if key == "metrics" else f"{key}/{name}": x for name, x in value.items()}
+        if key == "intervals":
+            for name, bounds in (value or {}).items():
+                low, high = bounds or (None, None)
+                flat |= {f"{key}/{name}/low": low, f"{key}/{name}/high": high}
+        elif isinstance(value, dict):
+            flat |= {name if key == "metrics" else f"{key}/{name}": _text(x) for name, x in value.items()}
         else:
-            flat[key] = " ".join(map(str, value)) if isinstance(value, list) else value
+            flat[key] = _text(value)
     return flat
+
+
+def _text(value: Any) -> Any:
+    return " ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _write_charts(found: Runs, output: Path) -> None:
@@ -166,27 +144,23 @@ def _write_charts(found: Runs, output: Path) -> None:
         (output / "ranking.png").write_bytes(charts.ranking(queries[0]))
 
 
-def _markdown(rows: Sequence[Row]) -> str:
-    parts = [table.markdown() for table in tables(rows)]
-    return "\n".join([*parts, "".join(f"- {sentence}\n" for sentence in notes(rows))])
+def _markdown(report: Report) -> str:
+    parts = [table.markdown() for table in report.tables]
+    return "\n".join([*parts, "".join(f"- {sentence}\n" for sentence in report.notes)])
 
 
-def _page(found: Runs) -> str:
-    warned = page.bullets((*found.warnings, *_unfinished_said(found)))
+def _page(report: Report) -> str:
+    found, warned = report.found, page.bullets(report.warnings)
     shown = {name: page.chart(svg, CHARTS[name][1]) for name, svg in draw(found).items()}
     sections = [
         ("Warnings", warned and f'<div class="warnings">{warned}</div>'),
-        ("Tables", "".join(table.html() for table in tables(found.rows)) + page.bullets(notes(found.rows))),
+        ("Tables", "".join(table.html() for table in report.tables) + page.bullets(report.notes)),
         *((heading, shown.get(name, "")) for name, (heading, _) in CHARTS.items()),
         ("Rankings", page.rankings(rankings(found))),
         ("Configs", "".join(page.folded(str(run.folder), run.config) for run in found.runs if run.config)),
     ]
     benchmarks = ", ".join(sorted({row["benchmark"] for row in found.rows}))
     return page.render(f"Retrieval results: {benchmarks}", sections)
-
-
-def _unfinished_said(found: Runs) -> list[str]:
-    return [f"{folder} holds a config.yaml but no results: still going or failed" for folder in found.unfinished]
 
 
 if __name__ == "__main__":

@@ -3,22 +3,23 @@
 import csv
 import json
 import math
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-Row = dict[str, Any]  # one evaluation, as in results.json, and the `folder` it came from
+from retrieval.lines import Row, describe, evaluation, model_of
+
 History = Mapping[str, Mapping[int, float]]  # column of metrics.csv -> step -> value
 
 ANY = {"benchmark": str, "backbone": str, "pooling": str, "resolution": int, "seed": int, "untrained": bool}
 RESULT = {**ANY, "scales": list, "settings": str, "metrics": dict}
 RANKING = {**ANY, "settings": str, "query": dict, "ap": (int, float), "top": list}
 WORDS = ("options", "trained_with")  # None in rows written before there was such a key
+TEXTS = (*WORDS, "per_query")
+MAPPINGS = ("convention", "macro", "intervals")
 P = ("mean", "min", "max")
-EVALUATED = ("scales", "aspect", "crop", "dtype", "whitening", "rerank")  # rows that differ here share no mean
 
 
 @dataclass
@@ -45,28 +46,6 @@ class Runs:
         return [row for run in self.runs for row in run.rows]
 
 
-class Model(NamedTuple):
-    """A line of a table: rows of one model are comparable, and differ in seed alone.
-
-    options: what the pooling has set otherwise than its YAML, and the pooling that the backbone was trained with where
-    that is another, in words; "" where neither is so.
-    """
-
-    backbone: str
-    pooling: str
-    head: str
-    options: str
-    untrained: bool
-    settings: str
-
-    @property
-    def order(self) -> tuple[Any, ...]:
-        """Numbers in `options` count as numbers: p=5 stands before p=10."""
-        pieces = re.split(r"(\d+(?:\.\d+)?)", self.options)  # every second one is a number
-        options = [float(piece) if i % 2 else piece for i, piece in enumerate(pieces)]
-        return self.backbone, self.pooling, self.head, options, self.untrained, self.settings
-
-
 def collect(dirs: Sequence[Path]) -> Runs:
     """Every run under `dirs`. An evaluation repeated counts once, the later one.
 
@@ -79,6 +58,7 @@ def collect(dirs: Sequence[Path]) -> Runs:
         found.runs.append(_run(file, found.warnings))
     _agree(found.rows)
     _drop_repeated(found)
+    describe(found.rows)
     found.unfinished = sorted({path for folder in dirs for path in _unfinished(folder, found.runs)})
     found.runs.sort(key=lambda run: run.folder)
     if not found.rows:
@@ -98,8 +78,11 @@ def _run(file: Path, warnings: list[str]) -> Run:
     folder, config = file.parent, file.with_name("config.yaml")
     rows = [_row(row, folder) for row in _items(file, RESULT, warnings)]
     for row in rows:
+        which = f"{file}: {row['benchmark']} at {row['resolution']} px"
         nan = [name for name, value in row["metrics"].items() if math.isnan(value)]
-        warnings += [f"{file}: {row['benchmark']} at {row['resolution']} px has a NaN for {name}" for name in nan]
+        warnings += [f"{which} has a NaN for {name}" for name in nan]
+        if row.get("per_query") and not (folder / row["per_query"]).is_file():
+            warnings.append(f"{which} names values per query that are gone: {folder / row['per_query']}")
     rankings = file.with_name("rankings.json")
     shown = _items(rankings, RANKING, warnings) if rankings.is_file() else []
     text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
@@ -108,8 +91,10 @@ def _run(file: Path, warnings: list[str]) -> Run:
 
 def _row(row: Row, folder: Path) -> Row:
     metrics = {name: math.nan if value is None else value for name, value in row["metrics"].items()}
+    crop = {"crop": True} if row.get("crop") else {}  # of rows written before there was `convention`
     absent = {"folder": str(folder), "p": None, **dict.fromkeys(WORDS)}
-    return {**absent, **row, "head": row.get("head") or "none", "metrics": metrics}
+    known = {"head": row.get("head") or "none", "metrics": metrics, "convention": row.get("convention") or crop}
+    return {**absent, **row, **known}
 
 
 def _items(file: Path, needed: dict[str, Any], warnings: list[str]) -> list[dict[str, Any]]:
@@ -135,15 +120,29 @@ def _problem(item: Any, needed: dict[str, Any]) -> str | None:
             return f"it lacks {key!r}"
         if not isinstance(item[key], kind):
             return f"{key!r} must be of type {getattr(kind, '__name__', 'number')}, got {item[key]!r}"
-    for key in WORDS:
-        if not isinstance(item.get(key), str | None):
-            return f"{key!r} must be text, got {item[key]!r}"
-    p = item.get("p")
-    numbers = {**item.get("metrics", {}), **({key: p.get(key) for key in P} if isinstance(p, dict) else {"p": p})}
-    for name, value in numbers.items():
+    for keys, kind, what in ((TEXTS, str, "text"), (MAPPINGS, dict, "an object")):
+        for key in keys:
+            if not isinstance(item.get(key), kind | None):
+                return f"{key!r} must be {what}, got {item[key]!r}"
+    if not all(isinstance(scale, int | float) for scale in item.get("scales", ())):
+        return f"'scales' must be numbers, got {item['scales']!r}"
+    for name, interval in (item.get("intervals") or {}).items():
+        if interval is not None and not (isinstance(interval, list) and len(interval) == 2):
+            return f"the interval of {name!r} must be [low, high], got {interval!r}"
+    for name, value in _numbers(item):
         if not isinstance(value, int | float | None):
             return f"{name!r} must be a number, got {value!r}"
     return None
+
+
+def _numbers(item: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What must be a number or null in a row, by name."""
+    p = item.get("p")
+    yield from item.get("metrics", {}).items()
+    yield from ({key: p.get(key) for key in P} if isinstance(p, dict) else {"p": p}).items()
+    yield from (item.get("macro") or {}).items()
+    for name, interval in (item.get("intervals") or {}).items():
+        yield from ((name, bound) for bound in interval or ())
 
 
 def _history(file: Path, warnings: list[str]) -> History:
@@ -172,8 +171,7 @@ def _drop_repeated(found: Runs) -> None:
     """Keep the last of the rows that share everything but their values; say so where folders disagree."""
     last: dict[tuple[Any, ...], Row] = {}
     for row in found.rows:
-        how = [repr(row.get(key)) for key in EVALUATED]
-        key = (*model_of(row), row["benchmark"], row["resolution"], *how, row["seed"])
+        key = (*model_of(row), row["benchmark"], row["resolution"], *evaluation(row), row["seed"])
         earlier = last.get(key, row)
         if earlier["folder"] != row["folder"] and earlier["metrics"] != row["metrics"]:
             both = f"{earlier['folder']} and {row['folder']}"
@@ -195,9 +193,3 @@ def _unfinished(root: Path, runs: Iterable[Run]) -> list[Path]:
         if not related and not set(folder.parents) & set(outermost):
             outermost.append(folder)
     return outermost
-
-
-def model_of(row: Row) -> Model:
-    trained_with = f"trained with {row['trained_with']}" if row["trained_with"] else ""
-    options = ", ".join(part for part in (row["options"], trained_with) if part)
-    return Model(row["backbone"], row["pooling"], row["head"], options, row["untrained"], row["settings"])

@@ -8,52 +8,94 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from retrieval.lines import Line, Model, Row, line_of, model_of
 from retrieval.page import Cell, Table
-from retrieval.runs import EVALUATED, Model, Row, model_of
 
-LEVELS = ("medium", "hard", "easy", "")  # "" where a benchmark has no levels
-PROTOCOL = "AP is the trapezoid average precision of the revisited Oxford and Paris protocol; values in percent."
+LEVELS = ("medium", "hard", "easy", "public", "private", "")  # "" where a benchmark has no levels
+FAMILIES = ("mAP", "mAP@R", "mAP@k", "micro-AP", "mP@k", "recall@k")
 
 
 class Column(NamedTuple):
     benchmark: str
     metric: str  # without its level: "mAP", "mP@5"
     resolution: int
-    how: str  # what else tells evaluations apart, in words; "" for one scale and no other difference
 
     @property
     def title(self) -> str:
-        name = self.benchmark if self.metric == "mAP" else f"{self.benchmark} {self.metric}"
-        return ", ".join(part for part in (name, f"{self.resolution} px", self.how) if part)
+        # An average precision has tables of its own, whose titles name it.
+        name = self.benchmark if "AP" in self.metric else f"{self.benchmark} {self.metric}"
+        return f"{name}, {self.resolution} px"
 
     @property
     def order(self) -> tuple[Any, ...]:
-        digits = re.sub(r"\D", "", self.metric)
-        return self.benchmark, int(digits or 0), self.metric, self.resolution, self.how
+        return self.benchmark, order_of(self.metric), self.resolution
+
+
+Grid = dict[Line, dict[Column, list[Row]]]
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
-    """mAP tables, Medium first, then mP@k tables; a level without values has none."""
-    names_of_metrics = {name.rpartition("/")[2] for row in rows for name in row["metrics"]}
+    """A table per average precision and level, Medium first, then those of mP@k, recall@k and what else there is."""
     built = []
-    for title, wanted in (("mAP", {"mAP"}), ("mP@k", names_of_metrics - {"mAP"})):
+    found = metrics(rows)
+    for title in dict.fromkeys(_title(metric) for metric in found):
+        wanted = {metric for metric in found if _title(metric) == title}
+        # p stands once, beside the average precision: the tables of many k are wide enough.
+        with_p = "AP" in title or not any("AP" in metric for metric in found)
         for level in levels(rows):
             if grid := gather(rows, level, wanted):
-                built.append(_table(f"{title}, {level.capitalize()}" if level else title, grid, rows))
+                built.append(_table(titled(title, level), grid, level, rows, with_p))
     return built
 
 
-def gather(rows: Sequence[Row], level: str, metrics: set[str]) -> dict[Model, dict[Column, list[float]]]:
-    """The values of each model and column, one per seed; models in the order of a table's lines."""
-    grid: dict[Model, dict[Column, list[float]]] = {}
-    varying = {row["benchmark"]: _varying(rows, row["benchmark"]) for row in rows}
-    for row in sorted(rows, key=lambda row: (model_of(row).order, row["seed"])):
-        for name, value in row["metrics"].items():
+def titled(title: str, level: str) -> str:
+    return f"{title}, {level.capitalize()}" if level else title
+
+
+def gather(rows: Sequence[Row], level: str, metrics: set[str]) -> Grid:
+    """The rows of each line and column, one per seed; lines in the order of a table."""
+    grid: Grid = {}
+    for row in sorted(rows, key=lambda row: (line_of(row).order, row["seed"])):
+        for name in row["metrics"]:
             at, _, metric = name.rpartition("/")
             if at == level and metric in metrics:
-                column = Column(row["benchmark"], metric, row["resolution"], _how(row, varying[row["benchmark"]]))
-                grid.setdefault(model_of(row), {}).setdefault(column, []).append(float(value))
+                column = Column(row["benchmark"], metric, row["resolution"])
+                grid.setdefault(line_of(row), {}).setdefault(column, []).append(row)
     return grid
+
+
+def values(rows: Iterable[Row], level: str, metric: str) -> list[float]:
+    return [float(row["metrics"][named(level, metric)]) for row in rows]
+
+
+def named(level: str, metric: str) -> str:
+    """The name of a metric in a row: `medium/mAP`."""
+    return f"{level}/{metric}" if level else metric
+
+
+def metrics(rows: Iterable[Row]) -> list[str]:
+    """The names of metrics without their levels, in the order of a report."""
+    return sorted({name.rpartition("/")[2] for row in rows for name in row["metrics"]}, key=order_of)
+
+
+def main_metric(rows: Iterable[Row]) -> str:
+    """What the rows of one benchmark are compared by: mAP, or the first that they have."""
+    return next(iter(metrics(rows)), "")
+
+
+def order_of(metric: str) -> tuple[int, int, str]:
+    """Families in their order, their k ascending."""
+    of, digits = family(metric), re.sub(r"\D", "", metric)
+    return (*FAMILIES, of).index(of), int(digits or 0), metric
+
+
+def family(metric: str) -> str:
+    return re.sub(r"@\d+$", "@k", metric)
+
+
+def _title(metric: str) -> str:
+    """The table that a metric stands in: its own where it is an average precision, else that of every k."""
+    return metric if "AP" in metric else family(metric)
 
 
 def mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
@@ -82,54 +124,31 @@ def labels(rows: Sequence[Row]) -> dict[Model, str]:
     return {model: f"{model.backbone} · {name}" if several else name for model, name in names(rows).items()}
 
 
-def notes(rows: Sequence[Row]) -> list[str]:
-    """What a reader of the tables must know: the protocol, the seeds, the selection, the sizes, the versions."""
-    said = [PROTOCOL, f"Mean ± sample standard deviation over seeds; bold: {_bold(rows)}."]
-    if any("#" in name for name in names(rows).values()):
-        said.append(
-            "Lines that differ in #hash differ in settings other than the seed, so they share no mean; "
-            "report.csv gives the folder of each."
-        )
-    for benchmark in sorted({row["benchmark"] for row in rows}):
-        mine = [row for row in rows if row["benchmark"] == benchmark]
-        sizes = ", ".join(f"{_distinct(mine, key)} {key}" for key in ("queries", "images"))
-        skipped = max(row.get("skipped") or 0 for row in mine)
-        said.append(f"{benchmark}: {sizes}" + (f", {skipped} photos skipped" if skipped else "") + ".")
-    trained = [row for row in rows if not row["untrained"]]
-    if trained:
-        # The score that won differs from run to run; what was scored is what a reader needs.
-        selected = re.sub(r"\d+\.\d+ ", "", _distinct(trained, "selected_by"))
-        said.append(f"Model selected by: {', '.join(dict.fromkeys(selected.split(', ')))}.")
-    versions = {f"{name} {number}" for row in rows for name, number in (row.get("versions") or {}).items()}
-    said.append(f"Computed in {_distinct(rows, 'dtype')} on {_distinct(rows, 'device')}.")
-    return said + ([f"Versions: {', '.join(sorted(versions))}."] if versions else [])
+def line_labels(rows: Sequence[Row]) -> dict[Line, str]:
+    """A label of its own for each line, in the order of a table: "gem, 1 scale, untrained"."""
+    of_model, some_trained = labels(rows), not all(row["untrained"] for row in rows)
+    parts = {
+        line: (of_model[line.model], line.descriptor, "untrained" if line.model.untrained and some_trained else "")
+        for line in sorted({line_of(row) for row in rows}, key=lambda line: line.order)
+    }
+    return {line: ", ".join(filter(None, of_line)) for line, of_line in parts.items()}
 
 
-def _bold(rows: Sequence[Row]) -> str:
-    """Which values are bold, in words: the tables of a level have the rows that have its metrics."""
-    of = {at: [row for row in rows if any(n.rpartition("/")[0] == at for n in row["metrics"])] for at in levels(rows)}
-    untrained = [all(row["untrained"] for row in of_level) for of_level in of.values()]
-    if all(untrained):
-        return "the best untrained value of its column"
-    alone = ", the best untrained one in a table without trained rows" if any(untrained) else ""
-    return f"the best trained value of its column{alone}"
+def opening(rows: Sequence[Row]) -> tuple[list[str], dict[Line, list[Cell]]]:
+    """The first columns of a table, which are words, and their cells: descriptors only where they differ."""
+    of_model, lines = names(rows), {line_of(row) for row in rows}
+    described = any(line.descriptor for line in lines)
+    cells = {}
+    for line in lines:
+        descriptor = [line.descriptor or "-"] if described else []
+        weights = "untrained" if line.model.untrained else "trained"
+        cells[line] = [Cell(text) for text in (line.model.backbone, of_model[line.model], *descriptor, weights)]
+    return ["backbone", "pooling", *(["descriptor"] if described else []), "weights"], cells
 
 
 def levels(rows: Iterable[Row]) -> list[str]:
     found = {name.rpartition("/")[0] for row in rows for name in row["metrics"]}
-    return sorted(found, key=lambda level: (*LEVELS, level).index(level))
-
-
-def _varying(rows: Iterable[Row], benchmark: str) -> list[str]:
-    mine = [row for row in rows if row["benchmark"] == benchmark]
-    return [key for key in EVALUATED if len({repr(row.get(key)) for row in mine}) > 1]
-
-
-def _how(row: Row, varying: Sequence[str]) -> str:
-    parts = [f"{key} {row.get(key)}" for key in varying if key != "scales"]
-    if row["scales"] != [1.0]:
-        parts.append("scales " + " ".join(f"{scale:.3g}" for scale in row["scales"]))
-    return ", ".join(parts)
+    return sorted(found, key=lambda level: ((*LEVELS, level).index(level), level))
 
 
 def _pooling(model: Model) -> str:
@@ -137,28 +156,34 @@ def _pooling(model: Model) -> str:
     return pooling if model.head == "none" else f"{pooling} + {model.head}"
 
 
-def _table(title: str, grid: dict[Model, dict[Column, list[float]]], rows: Sequence[Row]) -> Table:
-    columns = sorted({column for values in grid.values() for column in values}, key=lambda column: column.order)
-    untrained = all(model.untrained for model in grid)
-    best = {column: _best(grid, column, untrained) for column in columns}
-    named, lines = names(rows), []
-    for model, values in grid.items():
-        seeds = max(len(of_column) for of_column in values.values())
-        first = [model.backbone, named[model], "untrained" if model.untrained else "trained", str(seeds)]
-        cells = [Cell(text) for text in first]
+def _table(title: str, grid: Grid, level: str, rows: Sequence[Row], with_p: bool) -> Table:
+    columns = columns_of(grid)
+    untrained = all(line.model.untrained for line in grid)
+    best = {column: _best(grid, column, level, untrained) for column in columns}
+    header, words = opening(rows)
+    lines = []
+    for line, of_line in grid.items():
+        seeds = max(map(len, of_line.values()))
+        cells = [*words[line], Cell(str(seeds))]
         for column in columns:
-            text = percent(values[column]) if column in values else "-"
-            fewer = f" (n={len(values[column])})" if column in values and len(values[column]) < seeds else ""
-            cells.append(Cell(text + fewer, model.untrained == untrained and text.split(" ")[0] == best[column]))
-        lines.append([*cells, Cell(_p([row for row in rows if model_of(row) == model]))])
-    header = ["backbone", "pooling", "weights", "seeds", *(column.title for column in columns), "p"]
-    # p stands once, beside mAP: the tables of mP@k are wide enough.
-    return Table(title, header, lines) if "mAP" in title else Table(title, header[:-1], [line[:-1] for line in lines])
+            found = of_line.get(column, [])
+            text = percent(values(found, level, column.metric)) if found else "-"
+            fewer = f" (n={len(found)})" if found and len(found) < seeds else ""
+            cells.append(Cell(text + fewer, line.model.untrained == untrained and text.split(" ")[0] == best[column]))
+        p = [Cell(_p(row for of_column in of_line.values() for row in of_column))] if with_p else []
+        lines.append([*cells, *p])
+    numbers = ["seeds", *(column.title for column in columns), *(["p"] if with_p else [])]
+    return Table(title, [*header, *numbers], lines, len(header))
 
 
-def _best(grid: dict[Model, dict[Column, list[float]]], column: Column, untrained: bool) -> str:
+def columns_of(grid: Grid) -> list[Column]:
+    return sorted({column for of_line in grid.values() for column in of_line}, key=lambda column: column.order)
+
+
+def _best(grid: Grid, column: Column, level: str, untrained: bool) -> str:
     """The highest mean of the (un)trained, as printed, so that values that read alike are all bold; "" without any."""
-    means = [mean_and_sd(of[column])[0] for model, of in grid.items() if model.untrained == untrained and column in of]
+    alike = [of[column] for line, of in grid.items() if line.model.untrained == untrained and column in of]
+    means = [mean_and_sd(values(rows, level, column.metric))[0] for rows in alike]
     return f"{100 * max(known):.1f}" if (known := [mean for mean in means if not math.isnan(mean)]) else ""
 
 
@@ -173,7 +198,3 @@ def _p(rows: Iterable[Row]) -> str:
     else:
         text = f"{np.mean(values):.2f}"
     return text.replace("nan", "NaN")
-
-
-def _distinct(rows: Iterable[Row], key: str) -> str:
-    return ", ".join(sorted({str(row.get(key) or "not stated") for row in rows}))

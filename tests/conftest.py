@@ -1,8 +1,11 @@
 """Tiny real objects: photos on disk, timm's smallest models."""
 
+import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,3 +47,21 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = np.clip(pattern + rng.normal(0, 25, pattern.shape), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(root / landmark / f"{i}.jpg")
     return root
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a run's folder under tmp_path / "runs"."""
+
+    def write(name: str, *rows: Any, rankings: Any = None, history: str = "", config: str = "seed: 0\n") -> Path:
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text(config)
+        (folder / "results.json").write_text(json.dumps(rows))
+        if rankings:
+            (folder / "rankings.json").write_text(json.dumps(rankings))
+        if history:
+            (folder / "metrics.csv").write_text(history)
+        return folder
+
+    return write

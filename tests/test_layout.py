@@ -15,7 +15,8 @@ LAYERS = [
     {"results"},
     {"extraction", "benchmarks", "search", "rerank", "store", "vocabulary", "whitening"},
     {"candidates"},
-    {"embedder", "data", "losses", "report", "charts", "page", "runs", "subjects", "tables"},
+    {"embedder", "data", "losses", "subjects"}
+    | {"report", "pictures", "charts", "page", "notes", "differences", "uncertainty", "tables", "runs", "lines"},
     {"backbones", "poolings", "heads"},
     {"features", "config", "metrics", "statistics", "descriptors"},
 ]

@@ -1,7 +1,6 @@
 """Reports of small run folders, written as a run writes them."""
 
 import csv
-import json
 import math
 import re
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from retrieval import charts, report, runs, tables
+from retrieval import charts, notes, pictures, report, runs, tables
 
 Write = Callable[..., Path]
 
@@ -25,24 +24,6 @@ def result(value: float | None = 0.5, **other: Any) -> dict[str, Any]:
         "settings": "aaaaaaaaaa", "config": "c", "versions": {"torch": "2.9.0"}, "seconds": 1.5,
     }  # fmt: skip
     return row | other
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    """Writes a run's folder under tmp_path / "runs"."""
-
-    def write(name: str, *rows: Any, rankings: Any = None, history: str = "", config: str = "seed: 0\n") -> Path:
-        folder = tmp_path / "runs" / name
-        folder.mkdir(parents=True)
-        (folder / "config.yaml").write_text(config)
-        (folder / "results.json").write_text(json.dumps(rows))
-        if rankings:
-            (folder / "rankings.json").write_text(json.dumps(rankings))
-        if history:
-            (folder / "metrics.csv").write_text(history)
-        return folder
-
-    return write
 
 
 def shown(folder: Path) -> list[list[str]]:
@@ -90,8 +71,7 @@ def test_other_settings_share_no_mean(write: Write, tmp_path: Path) -> None:
 def test_other_evaluation_shares_no_mean(write: Write, tmp_path: Path) -> None:
     write("a", result(0.4, dtype="float32"))
     write("b", result(0.6, seed=1, dtype="bfloat16"))
-    table = tables.tables(runs.collect([tmp_path]).rows)[0]
-    assert [title.rpartition(", ")[2] for title in table.header[4:6]] == ["dtype bfloat16", "dtype float32"]
+    assert [line[2] for line in shown(tmp_path)] == ["dtype bfloat16", "dtype float32"]
 
 
 def test_untrained_stands_beneath_trained_whatever_its_hash(write: Write, tmp_path: Path) -> None:
@@ -110,7 +90,7 @@ def test_best_value_is_bold_where_nothing_was_trained(write: Write, tmp_path: Pa
     rows = runs.collect([tmp_path]).rows
     cells = [line[4] for line in tables.tables(rows)[0].lines]
     assert [cell.text for cell in cells if cell.best] == ["40.0"]
-    assert any("bold: the best untrained value" in sentence for sentence in tables.notes(rows))
+    assert any("bold: the best untrained value" in sentence for sentence in notes.notes(rows))
 
 
 def test_untrained_lines_are_pale_beside_trained_ones_alone(write: Write, tmp_path: Path) -> None:
@@ -146,7 +126,7 @@ def test_a_backbone_trained_with_another_pooling_is_said(write: Write, tmp_path:
 def test_curves_of_training_belong_to_the_pooling_trained(write: Write, tmp_path: Path) -> None:
     other = result(pooling="max", trained_with="gem", settings="bbbb")
     write("a", other, result(), history="epoch,step,p\n0,0,3.0\n0,1,3.1\n")
-    drawn = report.draw(runs.collect([tmp_path]))["p"]
+    drawn = pictures.draw(runs.collect([tmp_path]))["p"]
     assert "gem" in drawn and "trained with" not in drawn
 
 
@@ -234,7 +214,7 @@ def test_folder_without_results_is_an_error(tmp_path: Path, capsys: pytest.Captu
 def test_notes_state_what_selected_the_model(write: Write, tmp_path: Path) -> None:
     for seed in range(2):
         write(f"{seed}", result(seed=seed, selected_by=f"mAP 0.41{seed} on 3 held-out landmarks"))
-    assert "Model selected by: mAP on 3 held-out landmarks." in tables.notes(runs.collect([tmp_path]).rows)
+    assert "Model selected by: mAP on 3 held-out landmarks." in notes.notes(runs.collect([tmp_path]).rows)
 
 
 def test_csv_has_a_line_per_row(write: Write, tmp_path: Path) -> None:

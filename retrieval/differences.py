@@ -1,0 +1,123 @@
+"""Which of two lines of a table is better, and how sure that is."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from retrieval import statistics
+from retrieval.lines import Line, Row, by_benchmark, line_of
+from retrieval.page import Cell, Table
+from retrieval.tables import Column, gather, levels, line_labels, main_metric
+from retrieval.uncertainty import Missing, aligned, per_query
+
+EACH = "each line"
+NOTE = (
+    "Differences are in points, above 0 where the line named is better than the one taken away; paired by query, seeds "
+    "averaged first. 95 % intervals: percentile bootstrap that resamples landmarks. p: two-sided test that flips the "
+    "signs of the differences, alike within a landmark."
+)
+
+
+def chosen(rows: Sequence[Row], text: str) -> Line:
+    """The one line whose label is `text` or, where none is, holds it; ValueError with the labels otherwise."""
+    labels = line_labels(rows)
+    fitting = [line for line, label in labels.items() if label == text]
+    fitting = fitting or [line for line, label in labels.items() if text in label]
+    if len(fitting) != 1:
+        which = f"{len(fitting)} lines of the tables fit" if fitting else "no line of the tables fits"
+        shown = [labels[line] for line in fitting or labels]
+        raise ValueError("\n  ".join([f"{which} {text!r}; choose by one of", *shown]))
+    return fitting[0]
+
+
+def compare(rows: Sequence[Row], first: str, second: str) -> tuple[Table, list[str]]:
+    """How far one line is better than another, by benchmark, level and resolution, with notes.
+
+    Raises ValueError where a label fits no line or several, or the two were not judged on the same queries.
+    """
+    a, b = chosen(rows, first), chosen(rows, second)
+    labels = line_labels(rows)
+    if a == b:
+        raise ValueError(f"two lines are compared, {first!r} and {second!r} both fit {labels[a]!r}")
+    return _compared(rows, [a], b, labels[a])
+
+
+def against(rows: Sequence[Row], reference: str) -> tuple[Table, list[str]]:
+    """`compare` of every other line with one, in one table; raises as that does."""
+    line = chosen(rows, reference)
+    return _compared(rows, [other for other in line_labels(rows) if other != line], line, EACH)
+
+
+class _Difference(NamedTuple):
+    line: Line
+    level: str
+    column: Column
+    of: statistics.Difference
+    queries: int
+
+
+def _compared(rows: Sequence[Row], lines: Sequence[Line], reference: Line, what: str) -> tuple[Table, list[str]]:
+    labels = line_labels(rows)
+    found: list[_Difference] = []
+    missing: list[str] = []
+    for line in lines:
+        before = len(found) + len(missing)
+        for level, column, ours, theirs in _cells(rows, line, reference):
+            where = f"{labels[line]} and {labels[reference]} on {column.benchmark} at {column.resolution} px"
+            try:
+                found.append(_difference(line, level, column, ours, theirs))
+            except Missing as error:
+                missing.append(f"Not compared: {where}: {error}.")
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from error
+        if before == len(found) + len(missing):
+            missing.append(f"Not compared: {labels[line]} and {labels[reference]} share no benchmark and resolution.")
+    if not found:
+        raise ValueError("\n".join(missing or [f"there is no line besides {labels[reference]}"]))
+    table = _table(f"of {what} minus that of {labels[reference]}", found, labels if what == EACH else {})
+    count = f"{table.title}: {len(found)} p values, not corrected for their number."
+    return table, [NOTE, *([count] if len(found) > 1 else []), *dict.fromkeys(missing)]
+
+
+def _cells(rows: Sequence[Row], a: Line, b: Line) -> Iterator[tuple[str, Column, list[Row], list[Row]]]:
+    """Level, column and the rows of each line, wherever both were judged, by the main metric of each benchmark."""
+    for mine in by_benchmark(row for row in rows if line_of(row) in (a, b)).values():
+        for level in levels(mine):
+            grid = gather(mine, level, {main_metric(mine)})
+            ours, theirs = grid.get(a, {}), grid.get(b, {})
+            for column in sorted(ours.keys() & theirs.keys(), key=lambda column: column.order):
+                yield level, column, ours[column], theirs[column]
+
+
+def _difference(line: Line, level: str, column: Column, ours: list[Row], theirs: list[Row]) -> _Difference:
+    a = per_query(ours, level, column.metric)
+    b = aligned(per_query(theirs, level, column.metric), a)
+    of = statistics.difference(a.values, b.values, a.landmarks)
+    return _Difference(line, level, column, of, int((~np.isnan(a.values[0])).sum()))
+
+
+def _table(title: str, found: Sequence[_Difference], labels: Mapping[Line, str]) -> Table:
+    """title: without its metric. labels: of the lines, where each is to be named."""
+    leveled, metrics = any(one.level for one in found), {one.column.metric for one in found}
+    words = [*(["line"] if labels else []), "benchmark", *(["level"] if leveled else [])]
+    lines = []
+    for one in found:
+        benchmark = one.column.benchmark if len(metrics) == 1 else f"{one.column.benchmark} {one.column.metric}"
+        level = [one.level.capitalize() or "-"] if leveled else []
+        first = [*([labels[one.line]] if labels else []), benchmark, *level]
+        between = f"[{points(one.of.low)}, {points(one.of.high)}]"
+        numbers = [f"{one.column.resolution}", points(one.of.mean), between, p_value(one.of.p_value)]
+        lines.append([Cell(text) for text in (*first, *numbers, str(one.of.landmarks), str(one.queries))])
+    header = [*words, "px", "difference", "95 % interval", "p", "landmarks", "queries"]
+    return Table(f"{metrics.pop() if len(metrics) == 1 else 'Score'} {title}", header, lines, len(words))
+
+
+def points(value: float) -> str:
+    """A difference in hundredths, with its sign."""
+    return "-" if math.isnan(value) else f"{100 * value:+.2f}"
+
+
+def p_value(p: float) -> str:
+    return "-" if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"

@@ -1,0 +1,73 @@
+"""What a reader of a report's tables must know, in sentences."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from retrieval.lines import Row, by_benchmark, conventions, evaluated, shared, varying
+from retrieval.tables import family, levels, metrics, names
+
+DEFINITIONS = {
+    "mAP": "AP is the trapezoid average precision of the revisited Oxford and Paris protocol",
+    "mAP@R": "AP@R is the mean of the precision at each right one of the first R images, R being how many are right",
+    "mAP@k": "AP@k is the sum of the precision at each right one of the first k images, over k or the number of right "
+    "images, whichever is less",
+    "micro-AP": "micro-AP ranks the best answers to all queries together, over the number of queries that have a right "
+    "one",
+    "recall@k": "recall@k is the share of queries with a right image among the first k",
+}
+
+
+def notes(rows: Sequence[Row]) -> list[str]:
+    """What a reader of the tables must know: the protocol, the seeds, the selection, the sizes, the versions."""
+    families = dict.fromkeys(family(metric) for metric in metrics(rows))
+    defined = [DEFINITIONS[family] for family in families if family in DEFINITIONS]
+    said = ["; ".join([*defined, "values in percent."])]
+    said.append(f"Mean ± sample standard deviation over seeds; bold: {_bold(rows)}.")
+    if any("#" in name for name in names(rows).values()):
+        said.append(
+            "Lines that differ in #hash differ in settings other than the seed, so they share no mean; "
+            "report.csv gives the folder of each."
+        )
+    said += _evaluations(rows)
+    for benchmark, mine in by_benchmark(rows).items():
+        agreed = shared(conventions(mine))
+        sizes = ", ".join(f"{_distinct(mine, key)} {key}" for key in ("queries", "images"))
+        skipped = max(row.get("skipped") or 0 for row in mine)
+        name = f"{benchmark} ({agreed})" if agreed else benchmark
+        said.append(f"{name}: {sizes}" + (f", {skipped} photos skipped" if skipped else "") + ".")
+    trained = [row for row in rows if not row["untrained"]]
+    if trained:
+        # The score that won differs from run to run; what was scored is what a reader needs.
+        selected = re.sub(r"\d+\.\d+ ", "", _distinct(trained, "selected_by"))
+        said.append(f"Model selected by: {', '.join(dict.fromkeys(selected.split(', ')))}.")
+    versions = {f"{name} {number}" for row in rows for name, number in (row.get("versions") or {}).items()}
+    said.append(f"Computed in {_distinct(rows, 'dtype')} on {_distinct(rows, 'device')}.")
+    return said + ([f"Versions: {', '.join(sorted(versions))}."] if versions else [])
+
+
+def _evaluations(rows: Sequence[Row]) -> list[str]:
+    """Which settings of the evaluation differ from line to line, and which are those of every row."""
+    each = [evaluated(row) for row in rows]
+    differing = varying(each)
+    for mine in by_benchmark(rows).values():
+        differing += varying(conventions(mine))
+    said = []
+    if differing:
+        keys = ", ".join(key.replace("_", " ") for key in dict.fromkeys(differing))
+        said.append(f"Lines differ in how they were evaluated ({keys}); no mean is taken over lines.")
+    agreed = shared(each, but=["dtype"])  # said beside the device
+    return [*said, f"All rows: {agreed}."] if agreed else said
+
+
+def _bold(rows: Sequence[Row]) -> str:
+    """Which values are bold, in words: the tables of a level have the rows that have its metrics."""
+    of = {at: [row for row in rows if any(n.rpartition("/")[0] == at for n in row["metrics"])] for at in levels(rows)}
+    untrained = [all(row["untrained"] for row in of_level) for of_level in of.values()]
+    if all(untrained):
+        return "the best untrained value of its column"
+    alone = ", the best untrained one in a table without trained rows" if any(untrained) else ""
+    return f"the best trained value of its column{alone}"
+
+
+def _distinct(rows: Iterable[Row], key: str) -> str:
+    return ", ".join(sorted({str(row.get(key) or "not stated") for row in rows}))

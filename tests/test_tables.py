@@ -1,0 +1,212 @@
+"""Which rows stand on one line, what a line says of how it was evaluated, which table a metric stands in."""
+
+import csv
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_report import ranking, result
+
+from retrieval import lines, notes, pictures, report, runs, tables
+
+Write = Callable[..., Path]
+THREE = [1.0, 2**-0.5, 0.5]
+PCA, AQE = "pca 256 on folder train", "alpha_qe k=10 alpha=3"
+
+
+def described(folder: Path) -> list[str]:
+    """The descriptor of each line of the tables."""
+    return [line.descriptor for line in tables.line_labels(runs.collect([folder]).rows)]
+
+
+def titles(folder: Path) -> list[str]:
+    return [table.title for table in tables.tables(runs.collect([folder]).rows)]
+
+
+def said(folder: Path) -> str:
+    return "\n".join(notes.notes(runs.collect([folder]).rows))
+
+
+def test_lines_say_what_differs_in_words(write: Write, tmp_path: Path) -> None:
+    many = [{}, {"scales": THREE}, {"scales": THREE, "whitening": PCA}]
+    write("a", *(result(**how) for how in [*many, {"scales": THREE, "whitening": PCA, "rerank": AQE}]))
+    three = "3 scales 1 0.707 0.5"
+    assert described(tmp_path) == ["1 scale", three, f"{three}, {PCA}", f"{three}, {PCA}, {AQE}"]
+
+
+def test_the_descriptor_stands_between_pooling_and_weights(write: Write, tmp_path: Path) -> None:
+    write("a", result(), result(whitening=PCA))
+    table = tables.tables(runs.collect([tmp_path]).rows)[0]
+    assert table.header[:4] == ["backbone", "pooling", "descriptor", "weights"] and table.names == 4
+    assert [line[2].text for line in table.lines] == ["-", PCA]
+
+
+def test_what_all_rows_share_is_a_note_and_no_column(write: Write, tmp_path: Path) -> None:
+    write("a", result(whitening=PCA), result(whitening=PCA, pooling="gap"))
+    assert "descriptor" not in tables.tables(runs.collect([tmp_path]).rows)[0].header
+    assert f"All rows: 1 scale, aspect native, {PCA}, search exact." in said(tmp_path)
+
+
+def test_settings_that_differ_are_named_in_a_note(write: Write, tmp_path: Path) -> None:
+    write("a", result(), result(whitening=PCA, junk_known=True))
+    assert "evaluated (whitening, junk known); no mean is taken over lines" in said(tmp_path)
+
+
+OTHER: dict[str, Any] = {
+    "scales": THREE, "aspect": "square", "dtype": "bfloat16", "draft": True, "compile": True, "store_dtype": "float16",
+    "whitening": PCA, "search": "faiss IVF1024", "rerank": AQE, "junk_known": True, "convention": {"crop": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", OTHER)
+def test_seeds_share_no_mean_where_a_setting_differs(write: Write, tmp_path: Path, key: str) -> None:
+    write("a", result(0.4))
+    write("b", result(0.6, seed=1, **{key: OTHER[key]}))
+    assert len(set(described(tmp_path))) == 2
+
+
+@pytest.mark.parametrize("key", OTHER)
+def test_neither_of_two_settings_counts_as_a_repetition(write: Write, tmp_path: Path, key: str) -> None:
+    write("a", result(0.4), result(0.6, **{key: OTHER[key]}))
+    assert len(runs.collect([tmp_path]).rows) == 2
+
+
+def test_every_setting_that_tells_evaluations_apart_is_tried_above() -> None:
+    assert {*lines.EVALUATED} - {*OTHER} == {"aggregate"}
+
+
+def test_old_rows_stand_with_new_ones_at_the_defaults(write: Write, tmp_path: Path) -> None:
+    new = {"search": "exact", "draft": False, "junk_known": False, "convention": {"crop": True, "distractors": 0}}
+    write("a", result(0.4, crop=True), result(0.6, seed=1, aggregate="mean", aspect="native", rerank=None, **new))
+    assert described(tmp_path) == [""]
+
+
+def test_how_scales_are_joined_differs_only_where_there_are_several(write: Write, tmp_path: Path) -> None:
+    write("a", result(aggregate="mean"), result(scales=THREE, aggregate="mean"))
+    assert described(tmp_path) == ["1 scale", "3 scales 1 0.707 0.5"]
+    write("b", result(scales=THREE, aggregate="power"))
+    assert described(tmp_path)[1:] == [f"3 scales 1 0.707 0.5, aggregate {how}" for how in ("mean", "power")]
+
+
+def test_scales_that_read_alike_are_given_in_full(write: Write, tmp_path: Path) -> None:
+    write("a", result(scales=[1.0, 0.7071]), result(scales=[1.0, 0.70712]))
+    assert described(tmp_path) == ["scales [1.0, 0.7071]", "scales [1.0, 0.70712]"]
+
+
+def test_a_convention_splits_the_lines_of_its_benchmark_alone(write: Write, tmp_path: Path) -> None:
+    cropped = [result(benchmark="roxford5k", convention={"crop": crop}) for crop in (True, False)]
+    write("a", *cropped, result(benchmark="folder", convention={}))
+    grid = tables.gather(runs.collect([tmp_path]).rows, "", {"mAP"})
+    found = {(line.descriptor, column.benchmark) for line, of in grid.items() for column in of}
+    assert found == {("crop on", "roxford5k"), ("crop off", "roxford5k"), ("", "folder")}
+
+
+def test_benchmarks_of_other_conventions_share_a_line(write: Write, tmp_path: Path) -> None:
+    write("a", result(benchmark="roxford5k", convention={"crop": True}), result(benchmark="folder", convention={}))
+    assert described(tmp_path) == [""] and "roxford5k (crop on): 48 queries" in said(tmp_path)
+
+
+settings = st.fixed_dictionaries(
+    {"scales": st.sampled_from([[1.0], [1], THREE, [1.0, 0.5]])},
+    optional={
+        "whitening": st.sampled_from([None, PCA, "pca 128 on folder train"]),
+        "draft": st.sampled_from([None, False, True]),
+        "search": st.sampled_from([None, "exact", "faiss Flat"]),
+        "convention": st.sampled_from([{}, {"crop": False}, {"crop": True}, {"distractors": 10}]),
+    },
+)
+
+
+@given(st.lists(settings, min_size=1, max_size=8))
+def test_rows_share_a_line_exactly_where_every_setting_is_the_same(many: list[dict[str, Any]]) -> None:
+    rows = [result(folder="", trained_with=None, options="", **{"convention": {}, **how}) for how in many]
+    lines.describe(rows)
+
+    def plainly(row: dict[str, Any]) -> tuple[Any, ...]:
+        crop, distractors = (bool(row["convention"].get(key)) for key in ("crop", "distractors"))
+        search = row.get("search") or "exact"
+        return tuple(row["scales"]), row.get("whitening"), bool(row.get("draft")), search, crop, distractors
+
+    for a, b in product(rows, rows):
+        assert (lines.line_of(a) == lines.line_of(b)) == (plainly(a) == plainly(b))
+
+
+def test_a_hash_is_not_needed_for_evaluations_of_one_model(write: Write, tmp_path: Path) -> None:
+    write("a", result(), result(whitening=PCA))
+    assert [*tables.names(runs.collect([tmp_path]).rows).values()] == ["gem"]
+
+
+def test_every_average_precision_has_a_table_and_ranks_share_one(write: Write, tmp_path: Path) -> None:
+    names = ("recall@5", "recall@1", "mP@1", "micro-AP", "mAP@100", "mAP@R", "mAP")
+    write("a", result(metrics=dict.fromkeys(names, 0.5)))
+    assert titles(tmp_path) == ["mAP", "mAP@R", "mAP@100", "micro-AP", "mP@k", "recall@k"]
+    header = tables.tables(runs.collect([tmp_path]).rows)[-1].header
+    assert header[4:] == ["landmarks recall@1, 224 px", "landmarks recall@5, 224 px"]
+
+
+def test_public_comes_before_private_and_unknown_levels_last(write: Write, tmp_path: Path) -> None:
+    levels = ("winter", "private", "public", "autumn")
+    write("a", result(metrics={f"{level}/mAP@100": 0.5 for level in levels}))
+    assert titles(tmp_path) == [f"mAP@100, {level}" for level in ("Public", "Private", "Autumn", "Winter")]
+
+
+def test_p_stands_beside_recall_where_there_is_no_average_precision(write: Write, tmp_path: Path) -> None:
+    write("a", result(metrics={"recall@1": 0.5}))
+    assert tables.tables(runs.collect([tmp_path]).rows)[0].header[-1] == "p"
+
+
+def test_each_metric_is_defined_where_it_is_shown(write: Write, tmp_path: Path) -> None:
+    write("a", result(metrics={"public/mAP@100": 0.5, "recall@1": 0.5}))
+    text = said(tmp_path)
+    assert "AP@k is the sum" in text and "recall@k is the share" in text and "trapezoid" not in text
+
+
+def test_csv_has_intervals_macro_means_and_conventions(write: Write, tmp_path: Path) -> None:
+    more = {"intervals": {"mAP": [0.3, 0.6], "mP@1": None}, "macro": {"mAP": 0.45}, "convention": {"crop": True}}
+    write("a", result(**more))
+    report.write([tmp_path], tmp_path)
+    with (tmp_path / "report.csv").open() as file:
+        (line,) = csv.DictReader(file)
+    names = ("intervals/mAP/low", "intervals/mAP/high", "intervals/mP@1/low", "macro/mAP", "convention/crop")
+    assert [line[name] for name in names] == ["0.3", "0.6", "", "0.45", "True"]
+
+
+@pytest.mark.parametrize("bad", [{"intervals": {"mAP": [0.1]}}, {"intervals": {"mAP": ["a", 1]}}, {"macro": 0.4}])
+def test_a_malformed_interval_or_macro_mean_is_left_out_with_a_warning(
+    write: Write, tmp_path: Path, bad: dict[str, Any]
+) -> None:
+    write("a", result(**bad), result(0.3))
+    found = runs.collect([tmp_path])
+    assert len(found.rows) == 1 and "item 1 is left out" in found.warnings[0]
+
+
+def test_curves_are_of_lines_while_these_are_few(write: Write, tmp_path: Path) -> None:
+    write("a", *(result(whitening=how, resolution=r) for how in (None, PCA) for r in (224, 320)))
+    (curves,) = pictures.resolution_panels(runs.collect([tmp_path]).rows).values()
+    assert [curve.label for curve in curves] == ["gem", f"gem, {PCA}"]
+
+
+def test_many_lines_have_a_panel_per_descriptor(write: Write, tmp_path: Path) -> None:
+    many = product("abcde", (None, PCA), (224, 320))
+    write("a", *(result(pooling=pooling, whitening=how, resolution=r) for pooling, how, r in many))
+    panels = pictures.resolution_panels(runs.collect([tmp_path]).rows)
+    assert {title: len(curves) for title, curves in panels.items()} == {"landmarks": 5, f"landmarks, {PCA}": 5}
+
+
+def test_a_ranking_is_of_the_line_whose_settings_it_names(write: Write, tmp_path: Path) -> None:
+    entries = [ranking("q.jpg", ["a.jpg"], whitening=how) for how in (None, PCA)]
+    write("a", result(), result(whitening=PCA), rankings=entries)
+    ((first, second),) = pictures.rankings(runs.collect([tmp_path]))
+    assert (first["label"], second["label"]) == ("gem", f"gem, {PCA}")
+
+
+def test_a_ranking_that_names_no_settings_claims_none_of_several(write: Write, tmp_path: Path) -> None:
+    both = [{"untrained": untrained} for untrained in (False, True)]
+    rows = [result(**{**how, **one}) for how in ({"scales": THREE}, {"whitening": PCA}) for one in both]
+    write("a", *rows, rankings=[ranking("q.jpg", ["a.jpg"], **one) for one in both])
+    (entries,) = pictures.rankings(runs.collect([tmp_path]))
+    assert [entry["label"] for entry in entries] == ["gem", "gem, untrained"]
