@@ -72,7 +72,7 @@ def difference(
     return Difference(float(sums.sum() / counts.sum()), low, high, _sign_flip(sums, resamples, seed), len(sums))
 
 
-def _interval(sums: Array, counts: Array, level: float, resamples: int, seed: int) -> tuple[float, float]:
+def _interval(sums: NDArray, counts: NDArray, level: float, resamples: int, seed: int) -> tuple[float, float]:
     rng = np.random.default_rng(seed)
     drawn = (rng.integers(len(sums), size=(size, len(sums))) for size in _sizes(resamples))
     means = np.concatenate([sums[some].sum(1) / counts[some].sum(1) for some in drawn])
@@ -113,14 +113,14 @@ def _per_query(values: ArrayLike, landmarks: ArrayLike) -> Array:
     return values.mean(0)
 
 
-def _by_landmark(values: Array, landmarks: ArrayLike) -> tuple[Array, Array]:
+def _by_landmark(values: Array, landmarks: ArrayLike) -> tuple[NDArray, NDArray]:
     """Sums and counts (L,) of the values that are not NaN."""
     there = ~np.isnan(values)
     names, places = np.unique(np.asarray(landmarks)[there], return_inverse=True)
-    return np.bincount(places, values[there], len(names)), np.bincount(places, there[there], len(names))
+    return np.bincount(places, values[there], len(names)), np.bincount(places, minlength=len(names))
 
 
-def _clusters(values: Array, landmarks: ArrayLike, macro: bool) -> tuple[Array, Array]:
+def _clusters(values: Array, landmarks: ArrayLike, macro: bool) -> tuple[NDArray, NDArray]:
     """What is resampled: sums and counts (L,), whose totals' ratio is the mean."""
     sums, counts = _by_landmark(values, landmarks)
     if len(sums) < 2:
