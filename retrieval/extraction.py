@@ -3,29 +3,30 @@
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from retrieval.backbones import TimmBackbone
+from retrieval.backbones import TimmBackbone, real_part
 from retrieval.config import InputError
 from retrieval.data import images
-from retrieval.data.batching import by_shape
-from retrieval.data.images import Photo, Size
+from retrieval.data.batching import by_shape, by_size
+from retrieval.data.images import Batch, Photo, Size
 from retrieval.embedder import Embedder, square_map
-from retrieval.poolings import GeM
+from retrieval.scales import AGGREGATES, multi_scale
 
 # Read when the module is: what a running program computes does not change with its files.
 CODE = [path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py"))]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ASPECTS = ("native", "square", "padded")
 
 
 class NotFinite(InputError, FloatingPointError):
@@ -36,8 +37,14 @@ class NotFinite(InputError, FloatingPointError):
 class Extract:
     """How photos become descriptors (the `extract` config).
 
-    resolutions: longer sides in pixels. scales: factors inside each resolution, aggregated. aspect: 'native' or
-    'square' (each photo squeezed to resolution x resolution). dtype: of the network's computation.
+    resolutions: longer sides in pixels. scales: factors inside each resolution, aggregated as `aggregate` says (see
+    `retrieval.scales`). dtype: of the network's computation. compile: run the backbone through torch.compile, or raise.
+    draft: let the JPEG decoder shrink photos first (see `images.decode`), faster and with other pixels.
+    aspect:
+    - native: photos of one shape share a batch; exact.
+    - square: each photo squeezed to resolution x resolution.
+    - padded: photos of nearly one size share a batch, padded at the right and below. Poolings leave the padding out;
+      what it changes in the backbone remains, so a descriptor depends a little on its neighbours.
     """
 
     resolutions: Sequence[int] = (224, 320, 448)
@@ -47,16 +54,21 @@ class Extract:
     workers: int = 2
     device: str = "auto"
     dtype: str = "float32"
+    aggregate: str = "paper"
+    compile: bool = False
+    draft: bool = False
 
     def __post_init__(self) -> None:
         for name, values, kind in (("resolutions", self.resolutions, int), ("scales", self.scales, (int, float))):
             if not isinstance(values, Sequence) or not values or not all(isinstance(v, kind) and v > 0 for v in values):
                 whole = "whole " if kind is int else ""
                 raise InputError(f"extract.{name} must be a list of positive {whole}numbers, got {values}")
-        if self.aspect not in ("native", "square"):
-            raise InputError(f"extract.aspect must be 'native' or 'square', got {self.aspect!r}")
-        if self.dtype not in DTYPES:
-            raise InputError(f"extract.dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        for name, accepted in (("aspect", ASPECTS), ("dtype", DTYPES), ("aggregate", AGGREGATES)):
+            if getattr(self, name) not in accepted:
+                raise InputError(f"extract.{name} must be one of {', '.join(accepted)}, got {getattr(self, name)!r}")
+        for name in ("compile", "draft"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"extract.{name} must be true or false, got {getattr(self, name)!r}")
         if self.batch_size < 1 or self.workers < 0:
             raise InputError(
                 f"extract needs batch_size >= 1 and workers >= 0, got {self.batch_size} and {self.workers}"
@@ -91,7 +103,7 @@ def check(embedder: Embedder, resolutions: Sequence[int], scales: Sequence[float
             "photos are squeezed to squares alone; accepted: backbone.kwargs.img_size=[S,S]"
         )
     sides = {float(resolution * scale) for resolution in resolutions for scale in scales}
-    if aspect == "native" or sides != {float(backbone.fixed_size[0])}:
+    if aspect != "square" or sides != {float(backbone.fixed_size[0])}:
         raise InputError(
             f"backbone '{backbone.name}' takes one size only, {backbone.fixed_size[0]} x {backbone.fixed_size[1]}; "
             f"asked for was aspect = {aspect}, resolutions = {list(resolutions)}, scales = {list(scales)}; "
@@ -123,16 +135,15 @@ def square_of(backbone: TimmBackbone, size: tuple[int, int], words: str) -> str:
 
 
 class _Photos(Dataset[Tensor]):
-    def __init__(
-        self, photos: Sequence[Photo], sizes: Sequence[Size], normalised: Callable[[Image.Image], Tensor]
-    ) -> None:
-        self.photos, self.sizes, self.normalised = photos, sizes, normalised
+    def __init__(self, photos: Sequence[Photo], sizes: Sequence[Size], draft: bool) -> None:
+        self.photos, self.sizes, self.draft = photos, sizes, draft
 
     def __len__(self) -> int:
         return len(self.photos)
 
     def __getitem__(self, index: int) -> Tensor:
-        return self.normalised(images.resized(images.decode(self.photos[index]), self.sizes[index]))
+        photo, size = self.photos[index], self.sizes[index]
+        return images.to_bytes(images.resized(images.decode(photo, size if self.draft else None), size))
 
 
 def describe(
@@ -146,10 +157,11 @@ def describe(
     device: str = "auto",
     dtype: str = "float32",
     progress: bool = False,
+    aggregate: str = "paper",
 ) -> NDArray[np.float32]:
     """Descriptors (N, d), float32 unit rows in the order of `paths`: `describe_each` with one embedder."""
     photos = [path if isinstance(path, Photo) else Photo(str(path)) for path in paths]
-    extract = Extract([int(resolution)], scales, aspect, batch_size, workers, device, dtype)
+    extract = Extract([int(resolution)], scales, aspect, batch_size, workers, device, dtype, aggregate)
     return describe_each([embedder], photos, resolution, extract, progress)[0]
 
 
@@ -159,9 +171,8 @@ def describe_each(
     """Descriptors (N, d) of each embedder at one resolution, float32 unit rows in the order of `photos`; all share one
     backbone.
 
-    Each photo is decoded once and passes the backbone once a scale, whatever the number of embedders. Photos of equal
-    shape share a batch, so nothing is padded or distorted. An unreadable photo raises UnreadablePhoto; a descriptor
-    that is not finite raises NotFinite; both name the photo.
+    Each photo is decoded once and passes the backbone once a scale, whatever the number of embedders. An unreadable
+    photo raises UnreadablePhoto; a descriptor that is not finite raises NotFinite; both name the photo.
     """
     for embedder in embedders:
         check(embedder, [resolution], extract.scales, extract.aspect)
@@ -179,75 +190,48 @@ def describe_each(
 
 def loaded(
     embedder: Embedder, photos: Sequence[Photo], resolution: int, extract: Extract
-) -> tuple[list[list[int]], DataLoader[Tensor]]:
-    """Indices of the photos of each batch, all of one shape, and a loader of these batches (B, 3, H, W)."""
+) -> tuple[list[list[int]], DataLoader[Batch]]:
+    """Indices of the photos of each batch, of one shape unless padded, and a loader of these as `images.Batch`."""
     multiple, square = embedder.backbone.multiple, extract.aspect == "square"
-    sizes = [images.target_size(photo, resolution, multiple, square) for photo in photos]
-    batches = by_shape(sizes, extract.batch_size)
+    sizes = images.target_sizes(photos, resolution, multiple, square)
+    batches = (by_size if extract.aspect == "padded" else by_shape)(sizes, extract.batch_size)
     loader = DataLoader(
-        _Photos(photos, sizes, embedder.normalised),
+        _Photos(photos, sizes, extract.draft),
         batch_sampler=batches,  # pyright: ignore[reportArgumentType]
+        collate_fn=images.padded,
         num_workers=min(extract.workers, len(batches)),
         pin_memory=device_of(extract.device).type == "cuda",
     )
-    return batches, loader
+    return batches, cast("DataLoader[Batch]", loader)
 
 
 @torch.no_grad()
 def _vectors(
-    embedders: Sequence[Embedder], loader: DataLoader[Tensor], extract: Extract
+    embedders: Sequence[Embedder], loader: DataLoader[Batch], extract: Extract
 ) -> Iterator[list[NDArray[np.float32]]]:
     device, dtype = device_of(extract.device), DTYPES[extract.dtype]
     training, home = embedders[0].training, next(embedders[0].parameters()).device
+    backbone = embedders[0].backbone
     for embedder in embedders:
         embedder.eval().to(device)
     try:
-        for batch in loader:
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                each = multi_scale(embedders, batch.to(device, non_blocking=True), extract.scales)
-            yield [vectors.float().cpu().numpy() for vectors in each]
+        with backbone.compiled() if extract.compile else nullcontext():
+            for batch in loader:
+                photos, sizes = on_device(batch, backbone, device)
+                with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                    each = multi_scale(embedders, photos, extract.scales, extract.aggregate, sizes)
+                yield [vectors.float().cpu().numpy() for vectors in each]
     finally:
         for embedder in embedders:
             embedder.train(training).to(home)
 
 
-def multi_scale(embedders: Sequence[Embedder], batch: Tensor, scales: Sequence[float]) -> list[Tensor]:
-    """(mean_s v_s^m)^(1/m), L2-normalised, v_s from the tensor resized bilinearly by s; each side kept a multiple.
-
-    m is the learned p for a plain GeM network at several scales, otherwise 1 (a projected descriptor has negative
-    values) (Radenovic et al., TPAMI 2019, section 4.3). Embedders that share a backbone share its map of each scale.
-    """
-    backbone = embedders[0].backbone
-    at_scales: list[list[Tensor]] = []
-    for scale in scales:
-        features = backbone(rescaled(batch, scale, backbone.multiple))
-        at_scales.append([embedder.describe(features) for embedder in embedders])
-    if len(scales) == 1 and scales[0] == 1:
-        return at_scales[0]
-    each = zip(embedders, zip(*at_scales, strict=True), strict=True)
-    return [_joined(torch.stack(vectors), exponent(e) if len(scales) > 1 else 1.0) for e, vectors in each]
-
-
-def _joined(vectors: Tensor, m: float) -> Tensor:
-    return F.normalize(vectors.clamp(min=0).pow(m).mean(0).pow(1 / m) if m != 1 else vectors.mean(0), dim=-1)
-
-
-def exponent(embedder: Embedder) -> float:
-    """p of a plain GeM network with one p, which gives no negative values, else 1."""
-    pooling, plain = embedder.pooling, isinstance(embedder.head, torch.nn.Identity)
-    if type(pooling) is GeM and plain and pooling.p.numel() == 1 and pooling.negative in ("clamp", "softplus"):
-        return pooling.p.item()
-    return 1.0
-
-
-def rescaled(batch: Tensor, scale: float, multiple: int) -> Tensor:
-    """The normalised images resized bilinearly by a factor."""
-    if scale == 1:
-        return batch
-    if multiple == 1:
-        return F.interpolate(batch, scale_factor=scale, mode="bilinear", align_corners=False)
-    height, width = (images.nearest(round(side * scale), multiple) for side in batch.shape[-2:])
-    return F.interpolate(batch, size=(height, width), mode="bilinear", align_corners=False)
+def on_device(batch: Batch, backbone: TimmBackbone, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """The photos (B, 3, H, W), normalised where they are computed with, 0 in the padding; and their sizes (B, 2)."""
+    photos = images.normalised(batch.pixels.to(device, non_blocking=True), backbone.mean, backbone.std)
+    if batch.sizes is None:
+        return photos, None
+    return photos.mul_(real_part(batch.sizes, *photos.shape[-2:]).to(device)[:, None]), batch.sizes
 
 
 def remembered(

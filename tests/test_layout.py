@@ -13,7 +13,7 @@ LAYERS = [
     {"callbacks"},
     {"evaluation"},
     {"results"},
-    {"extraction", "benchmarks", "search", "rerank", "store", "vocabulary", "whitening"},
+    {"extraction", "benchmarks", "search", "rerank", "scales", "store", "vocabulary", "whitening"},
     {"candidates"},
     {"embedder", "data", "losses", "report", "charts", "page", "runs", "subjects", "tables"},
     {"backbones", "poolings", "heads"},
