@@ -38,9 +38,13 @@ class Embedder(nn.Module):
 
     def describe(self, features: Features) -> Tensor:
         """What follows the backbone: Features -> (B, d) unit vectors."""
+        return F.normalize(self.project(features), dim=-1)
+
+    def project(self, features: Features) -> Tensor:
+        """(B, d) of the head, before the last L2, in at least float32."""
         pooled = F.normalize(self.pooling(features), dim=-1)
         with torch.autocast(pooled.device.type, enabled=False):
-            return F.normalize(self.head(pooled), dim=-1)
+            return self.head(pooled)
 
     def preprocess(self, image: Image.Image, resolution: int) -> Tensor:
         """(3, H, W), normalised: turned upright, longer side at most `resolution`, sides as the backbone needs them.

@@ -3,28 +3,29 @@
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from retrieval.backbones import TimmBackbone
+from retrieval.backbones import TimmBackbone, real_part
 from retrieval.config import InputError
 from retrieval.data import images
-from retrieval.data.batching import by_shape
-from retrieval.data.images import Photo, Size
+from retrieval.data.batching import by_shape, by_size
+from retrieval.data.images import Batch, Photo, Size
 from retrieval.embedder import Embedder, square_map
-from retrieval.poolings import GeM
+from retrieval.scales import AGGREGATES, multi_scale
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ASPECTS = ("native", "square", "padded")
 
 
 class NotFinite(InputError, FloatingPointError):
@@ -35,10 +36,16 @@ class NotFinite(InputError, FloatingPointError):
 class Extract:
     """How photos become descriptors (the `extract` config).
 
-    resolutions: longer sides in pixels. scales: factors inside each resolution, aggregated. aspect: 'native' or
-    'square' (each photo squeezed to resolution x resolution). dtype: of the network's computation. store: a folder for
-    the descriptors, refused where it holds others; without one they are kept in the cache. store_dtype: float32 or
-    float16.
+    resolutions: longer sides in pixels. scales: factors inside each resolution, aggregated as `aggregate` says (see
+    `retrieval.scales`). dtype: of the network's computation. compile: run the backbone through torch.compile, or raise.
+    draft: let the JPEG decoder shrink photos first (see `images.decode`), faster and with other pixels.
+    aspect:
+    - native: photos of one shape share a batch; exact.
+    - square: each photo squeezed to resolution x resolution.
+    - padded: photos of nearly one size share a batch, padded at the right and below. Poolings leave the padding out;
+      what it changes in the backbone remains, so a descriptor depends a little on its neighbours.
+    store: a folder for the descriptors, refused where it holds others; without one they are kept in the cache.
+    store_dtype: float32 or float16.
     """
 
     resolutions: Sequence[int] = (224, 320, 448)
@@ -48,6 +55,9 @@ class Extract:
     workers: int = 2
     device: str = "auto"
     dtype: str = "float32"
+    aggregate: str = "paper"
+    compile: bool = False
+    draft: bool = False
     store: str | None = None
     store_dtype: str = "float32"
 
@@ -56,10 +66,12 @@ class Extract:
             if not isinstance(values, Sequence) or not values or not all(isinstance(v, kind) and v > 0 for v in values):
                 whole = "whole " if kind is int else ""
                 raise InputError(f"extract.{name} must be a list of positive {whole}numbers, got {values}")
-        if self.aspect not in ("native", "square"):
-            raise InputError(f"extract.aspect must be 'native' or 'square', got {self.aspect!r}")
-        if self.dtype not in DTYPES:
-            raise InputError(f"extract.dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        for name, accepted in (("aspect", ASPECTS), ("dtype", DTYPES), ("aggregate", AGGREGATES)):
+            if getattr(self, name) not in accepted:
+                raise InputError(f"extract.{name} must be one of {', '.join(accepted)}, got {getattr(self, name)!r}")
+        for name in ("compile", "draft"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"extract.{name} must be true or false, got {getattr(self, name)!r}")
         if self.batch_size < 1 or self.workers < 0:
             raise InputError(
                 f"extract needs batch_size >= 1 and workers >= 0, got {self.batch_size} and {self.workers}"
@@ -95,7 +107,7 @@ def check(embedder: Embedder, resolutions: Sequence[int], scales: Sequence[float
             "photos are squeezed to squares alone; accepted: backbone.kwargs.img_size=[S,S]"
         )
     sides = {float(resolution * scale) for resolution in resolutions for scale in scales}
-    if aspect == "native" or sides != {float(backbone.fixed_size[0])}:
+    if aspect != "square" or sides != {float(backbone.fixed_size[0])}:
         raise InputError(
             f"backbone '{backbone.name}' takes one size only, {backbone.fixed_size[0]} x {backbone.fixed_size[1]}; "
             f"asked for was aspect = {aspect}, resolutions = {list(resolutions)}, scales = {list(scales)}; "
@@ -127,17 +139,16 @@ def square_of(backbone: TimmBackbone, size: tuple[int, int], words: str) -> str:
 
 
 class _Photos(Dataset[Tensor]):
-    def __init__(
-        self, photos: Sequence[Photo], size_of: Callable[[Photo], Size], normalised: Callable[[Image.Image], Tensor]
-    ) -> None:
-        self.photos, self.size_of, self.normalised = photos, size_of, normalised
+    def __init__(self, photos: Sequence[Photo], size_of: Callable[[Photo], Size], draft: bool) -> None:
+        self.photos, self.size_of, self.draft = photos, size_of, draft
 
     def __len__(self) -> int:
         return len(self.photos)
 
     def __getitem__(self, index: int) -> Tensor:
         photo = self.photos[index]
-        return self.normalised(images.resized(images.decode(photo), self.size_of(photo)))
+        size = self.size_of(photo)
+        return images.to_bytes(images.resized(images.decode(photo, size if self.draft else None), size))
 
 
 def describe(
@@ -151,10 +162,11 @@ def describe(
     device: str = "auto",
     dtype: str = "float32",
     progress: bool = False,
+    aggregate: str = "paper",
 ) -> NDArray[np.float32]:
     """Descriptors (N, d), float32 unit rows in the order of `paths`: `describe_each` with one embedder."""
     photos = [path if isinstance(path, Photo) else Photo(str(path)) for path in paths]
-    extract = Extract([int(resolution)], scales, aspect, batch_size, workers, device, dtype)
+    extract = Extract([int(resolution)], scales, aspect, batch_size, workers, device, dtype, aggregate)
     return describe_each([embedder], photos, resolution, extract, progress)[0]
 
 
@@ -164,9 +176,8 @@ def describe_each(
     """Descriptors (N, d) of each embedder at one resolution, float32 unit rows in the order of `photos`; all share one
     backbone.
 
-    Each photo is decoded once and passes the backbone once a scale, whatever the number of embedders. Photos of equal
-    shape share a batch, so nothing is padded or distorted. An unreadable photo raises UnreadablePhoto; a descriptor
-    that is not finite raises NotFinite; both name the photo.
+    Each photo is decoded once and passes the backbone once a scale, whatever the number of embedders. An unreadable
+    photo raises UnreadablePhoto; a descriptor that is not finite raises NotFinite; both name the photo.
     """
     for embedder in embedders:
         check(embedder, [resolution], extract.scales, extract.aspect)
@@ -181,27 +192,26 @@ def describe_each(
 
 
 def plan(embedder: Embedder, photos: Sequence[Photo], resolution: int, extract: Extract) -> list[list[int]]:
-    """Indices of the photos of each batch, all of one shape; the shapes come from the files' headers."""
-    size_of = sizing(embedder, resolution, extract)
-    return by_shape([size_of(photo) for photo in photos], extract.batch_size)
-
-
-def sizing(embedder: Embedder, resolution: int, extract: Extract) -> Callable[[Photo], Size]:
-    """The width and height at which a photo is described, as a function of the photo."""
+    """Indices of the photos of each batch, of one shape unless padded; the shapes come from the files' headers."""
     multiple, square = embedder.backbone.multiple, extract.aspect == "square"
-    return partial(images.target_size, resolution=resolution, multiple=multiple, square=square)
+    sizes = images.target_sizes(photos, resolution, multiple, square)
+    return (by_size if extract.aspect == "padded" else by_shape)(sizes, extract.batch_size)
 
 
 def loaded(
     embedder: Embedder, photos: Sequence[Photo], batches: Iterable[list[int]], resolution: int, extract: Extract
-) -> DataLoader[Tensor]:
-    """A loader of these batches (B, 3, H, W), which are asked for one by one as they are needed."""
-    return DataLoader(
-        _Photos(photos, sizing(embedder, resolution, extract), embedder.normalised),
+) -> DataLoader[Batch]:
+    """A loader of these batches as `images.Batch`; they are asked for one by one, as they are needed."""
+    multiple, square = embedder.backbone.multiple, extract.aspect == "square"
+    size_of = partial(images.target_size, resolution=resolution, multiple=multiple, square=square)
+    loader = DataLoader(
+        _Photos(photos, size_of, extract.draft),
         batch_sampler=batches,  # pyright: ignore[reportArgumentType]
+        collate_fn=images.padded,
         num_workers=extract.workers,
         pin_memory=device_of(extract.device).type == "cuda",
     )
+    return cast("DataLoader[Batch]", loader)
 
 
 @torch.no_grad()
@@ -220,58 +230,30 @@ def vectors(
     ahead = (asked.append(indices) or indices for indices in batches)
     device, dtype = device_of(extract.device), DTYPES[extract.dtype]
     training, home = embedders[0].training, next(embedders[0].parameters()).device
+    backbone = embedders[0].backbone
     for embedder in embedders:
         embedder.eval().to(device)
     try:
-        for batch in loaded(embedders[0], photos, ahead, resolution, extract):
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                each = multi_scale(embedders, batch.to(device, non_blocking=True), extract.scales)
-            indices, rows = asked.popleft(), [of_embedder.float().cpu().numpy() for of_embedder in each]
-            for of_embedder, embedder in zip(rows, embedders, strict=True):
-                finite(of_embedder, [photos[i] for i in indices], type(embedder.pooling).__name__)
-            yield indices, rows
+        with backbone.compiled() if extract.compile else nullcontext():
+            for batch in loaded(embedders[0], photos, ahead, resolution, extract):
+                pixels, sizes = on_device(batch, backbone, device)
+                with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                    each = multi_scale(embedders, pixels, extract.scales, extract.aggregate, sizes)
+                indices, rows = asked.popleft(), [of_embedder.float().cpu().numpy() for of_embedder in each]
+                for of_embedder, embedder in zip(rows, embedders, strict=True):
+                    finite(of_embedder, [photos[i] for i in indices], type(embedder.pooling).__name__)
+                yield indices, rows
     finally:
         for embedder in embedders:
             embedder.train(training).to(home)
 
 
-def multi_scale(embedders: Sequence[Embedder], batch: Tensor, scales: Sequence[float]) -> list[Tensor]:
-    """(mean_s v_s^m)^(1/m), L2-normalised, v_s from the tensor resized bilinearly by s; each side kept a multiple.
-
-    m is the learned p for a plain GeM network at several scales, otherwise 1 (a projected descriptor has negative
-    values) (Radenovic et al., TPAMI 2019, section 4.3). Embedders that share a backbone share its map of each scale.
-    """
-    backbone = embedders[0].backbone
-    at_scales: list[list[Tensor]] = []
-    for scale in scales:
-        features = backbone(rescaled(batch, scale, backbone.multiple))
-        at_scales.append([embedder.describe(features) for embedder in embedders])
-    if len(scales) == 1 and scales[0] == 1:
-        return at_scales[0]
-    each = zip(embedders, zip(*at_scales, strict=True), strict=True)
-    return [_joined(torch.stack(vectors), exponent(e) if len(scales) > 1 else 1.0) for e, vectors in each]
-
-
-def _joined(vectors: Tensor, m: float) -> Tensor:
-    return F.normalize(vectors.clamp(min=0).pow(m).mean(0).pow(1 / m) if m != 1 else vectors.mean(0), dim=-1)
-
-
-def exponent(embedder: Embedder) -> float:
-    """p of a plain GeM network with one p, which gives no negative values, else 1."""
-    pooling, plain = embedder.pooling, isinstance(embedder.head, torch.nn.Identity)
-    if type(pooling) is GeM and plain and pooling.p.numel() == 1 and pooling.negative in ("clamp", "softplus"):
-        return pooling.p.item()
-    return 1.0
-
-
-def rescaled(batch: Tensor, scale: float, multiple: int) -> Tensor:
-    """The normalised images resized bilinearly by a factor."""
-    if scale == 1:
-        return batch
-    if multiple == 1:
-        return F.interpolate(batch, scale_factor=scale, mode="bilinear", align_corners=False)
-    height, width = (images.nearest(round(side * scale), multiple) for side in batch.shape[-2:])
-    return F.interpolate(batch, size=(height, width), mode="bilinear", align_corners=False)
+def on_device(batch: Batch, backbone: TimmBackbone, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """The photos (B, 3, H, W), normalised where they are computed with, 0 in the padding; and their sizes (B, 2)."""
+    photos = images.normalised(batch.pixels.to(device, non_blocking=True), backbone.mean, backbone.std)
+    if batch.sizes is None:
+        return photos, None
+    return photos.mul_(real_part(batch.sizes, *photos.shape[-2:]).to(device)[:, None]), batch.sizes
 
 
 def finite(rows: NDArray[np.float32], photos: Sequence[Photo], by: str) -> None:

@@ -50,9 +50,11 @@ def local_features(
     training, home = embedder.training, next(embedder.parameters()).device
     embedder.eval().to(where)
     for indices, batch in zip(batches, tqdm(loader, "local features", disable=None), strict=True):
-        maps = normalize(embedder.backbone(batch.to(where)).patches.float(), dim=1).flatten(2).mT.cpu().numpy()
+        features = embedder.backbone(*extraction.on_device(batch, embedder.backbone, where))
+        maps = normalize(features.patches.float(), dim=1).flatten(2).mT.cpu().numpy()
         extraction.finite(maps.reshape(len(indices), -1), [photos[i] for i in indices], "the backbone")
-        drawn += [one[rng.permutation(len(one))[:count]] for one in maps]
+        real = np.ones(maps.shape[:2], bool) if features.mask is None else features.mask.flatten(1).cpu().numpy()
+        drawn += [one[rng.permutation(np.flatnonzero(kept))[:count]] for one, kept in zip(maps, real, strict=True)]
     embedder.train(training).to(home)
     return np.concatenate(drawn)
 

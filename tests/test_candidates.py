@@ -78,7 +78,7 @@ def test_a_folder_of_several_models_names_them_when_one_is_asked_for(photos: Pat
 
 def test_a_photo_is_decoded_once(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listed, decoded, decode = read(str(photos)).photos, [], images.decode
-    monkeypatch.setattr(images, "decode", lambda photo: decoded.append(photo.path) or decode(photo))
+    monkeypatch.setattr(images, "decode", lambda photo, *_: decoded.append(photo.path) or decode(photo))
     describe_each(shared_models(), listed, 48, Extract([48], workers=0))
     assert sorted(decoded) == sorted(photo.path for photo in listed)
 

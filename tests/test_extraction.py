@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from test_embedder import POOLINGS, described
 
-from retrieval import config, embedder, extraction
+from retrieval import config, embedder
 from retrieval.config import InputError
 from retrieval.data.images import Photo, UnreadablePhoto
 from retrieval.embedder import Embedder
@@ -66,24 +66,6 @@ def test_a_box_is_described_as_its_crop(paths: list[Path], tmp_path: Path) -> No
     assert np.allclose(boxed, describe(model(), [tmp_path / "crop.png"], resolution=96), atol=1e-6)
 
 
-def test_scales_are_joined_with_the_learned_p_of_a_plain_gem_network() -> None:
-    network, images = model(), torch.rand(1, 3, 64, 64)
-    with torch.no_grad():
-        network.pooling.p.fill_(2.0)
-        parts = torch.stack([network(images), network(extraction.rescaled(images, 0.5, 1))])
-        expected = torch.nn.functional.normalize((parts**2).mean(0).sqrt(), dim=-1)
-        assert torch.allclose(extraction.multi_scale([network], images, [1.0, 0.5])[0], expected, atol=1e-6)
-
-
-@pytest.mark.parametrize(("pooling", "head"), [("gem", "linear"), ("gap", "none")])
-def test_other_networks_join_scales_by_the_mean(pooling: str, head: str) -> None:
-    assert extraction.exponent(model(pooling, head=head)) == 1.0
-
-
-def test_a_vits_scaled_sides_stay_multiples_of_its_patch() -> None:
-    assert extraction.rescaled(torch.rand(1, 3, 64, 96), 0.6, multiple=16).shape[-2:] == (32, 64)
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_path_of_an_unreadable_photo_is_named(paths: list[Path], tmp_path: Path, workers: int) -> None:
     (tmp_path / "cut.jpg").write_bytes(paths[0].read_bytes()[:600])
@@ -124,7 +106,10 @@ def test_a_backbone_of_one_size_describes_squares(paths: list[Path]) -> None:
         ({"resolutions": [224.5]}, r"extract\.resolutions must be a list of positive whole numbers"),
         ({"device": "mps"}, "device 'mps' is not one of"),
         ({"scales": [1, -1]}, r"extract\.scales must be a list of positive numbers"),
-        ({"aspect": "wide"}, "'native' or 'square', got 'wide'"),
+        ({"aspect": "wide"}, "one of native, square, padded, got 'wide'"),
+        ({"aggregate": "median"}, r"extract\.aggregate must be one of paper, cvnet, mean, max, got 'median'"),
+        ({"compile": "yes"}, r"extract\.compile must be true or false, got 'yes'"),
+        ({"draft": 2}, r"extract\.draft must be true or false, got 2"),
         ({"dtype": "int8"}, "one of float32, bfloat16, float16, got 'int8'"),
         ({"batch_size": 0}, "batch_size >= 1"),
         ({"device": "abacus"}, "no device 'abacus'"),

@@ -13,7 +13,7 @@ LAYERS = [
     {"callbacks"},
     {"evaluation"},
     {"results"},
-    {"extraction", "benchmarks", "search", "rerank", "store", "vocabulary", "whitening"},
+    {"extraction", "benchmarks", "search", "rerank", "scales", "store", "vocabulary", "whitening"},
     {"candidates"},
     {"embedder", "data", "losses", "subjects"}
     | {"report", "pictures", "charts", "page", "notes", "differences", "uncertainty", "tables", "runs", "lines"},

@@ -71,3 +71,9 @@ def by_shape(shapes: Sequence[Hashable], batch_size: int) -> list[list[int]]:
     for index, shape in enumerate(shapes):
         groups[shape].append(index)
     return [group[i : i + batch_size] for group in groups.values() for i in range(0, len(group), batch_size)]
+
+
+def by_size(sizes: Sequence[tuple[int, int]], batch_size: int) -> list[list[int]]:
+    """Batches of indices of sizes that differ little, in a fixed order: sorted by width, then height, and cut."""
+    order = sorted(range(len(sizes)), key=sizes.__getitem__)
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from retrieval.config import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 ORIENTATION = 0x0112
+SIDEWAYS = (5, 6, 7, 8)  # orientations of a photo whose width is stored as its height
 Size = tuple[int, int]  # width, height, as in Pillow
 
 
@@ -36,17 +38,24 @@ def full_size(photo: Photo) -> Size:
     """Width and height of the whole photo, from the header alone."""
     try:
         with Image.open(photo.path) as image:
-            turned = photo.upright and image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+            turned = photo.upright and image.getexif().get(ORIENTATION, 1) in SIDEWAYS
             width, height = image.size
             return (height, width) if turned else (width, height)
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise UnreadablePhoto(f"unreadable photo {photo.path}: {error}") from error
 
 
-def decode(photo: Photo) -> Image.Image:
-    """The photo in RGB, turned and cropped to its box."""
+def decode(photo: Photo, at_least: Size | None = None) -> Image.Image:
+    """The photo in RGB, turned and cropped to its box.
+
+    at_least: a whole photo that is a JPEG may come out at a half, a quarter or an eighth of its size, no smaller than
+    this; faster, as the decoder itself averages blocks of pixels, and with other pixels than resizing gives.
+    """
     try:
         with Image.open(photo.path) as image:
+            if at_least and photo.box is None:
+                turned = photo.upright and image.getexif().get(ORIENTATION, 1) in SIDEWAYS
+                image.draft(None, at_least[::-1] if turned else at_least)
             rgb = to_rgb(image, photo.upright)
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise UnreadablePhoto(f"unreadable photo {photo.path}: {error}") from error
@@ -88,6 +97,12 @@ def target_size(photo: Photo, resolution: int, multiple: int = 1, square: bool =
     return fit(part, resolution * max(part) / max(whole), multiple)
 
 
+def target_sizes(photos: Sequence[Photo], resolution: int, multiple: int = 1, square: bool = False) -> list[Size]:
+    """`target_size` of each; threads read the headers, as a disk far away answers many at once."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda photo: target_size(photo, resolution, multiple, square), photos))
+
+
 def fit(size: Size, longer: float, multiple: int = 1) -> Size:
     """`size` shrunk until its longer side is at most `longer`, rounded as Pillow's thumbnail does."""
     (wide, high), limit = size, max(1, int(longer))
@@ -108,10 +123,38 @@ def nearest(side: int, multiple: int) -> int:
     return max(multiple, round(side / multiple) * multiple)
 
 
+def to_bytes(image: Image.Image) -> Tensor:
+    """(3, H, W) uint8, channels last in memory as in the image: a quarter of what the network takes."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
 def to_tensor(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(3, H, W) float32, normalised."""
-    pixels = torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1) / 255
-    return (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    return normalised(to_bytes(image)[None], mean, std)[0]
+
+
+def normalised(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(B, 3, H, W) uint8 -> float32 (x / 255 - mean) / std, on the device where the pixels are."""
+    center, spread = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (mean, std))
+    return pixels.float().div_(255).sub_(center).div_(spread)
+
+
+class Batch(NamedTuple):
+    """pixels (B, 3, H, W), channels last in memory; sizes (B, 2): the real height and width of each, None where
+    nothing is padded."""
+
+    pixels: Tensor
+    sizes: Tensor | None
+
+
+def padded(photos: Sequence[Tensor]) -> Batch:
+    """Photos (3, h, w) in one batch of the largest height and width, each at the top left with 0 beside it."""
+    sizes = [(photo.shape[1], photo.shape[2]) for photo in photos]
+    height, width = (max(sides) for sides in zip(*sizes, strict=True))
+    whole = photos[0].new_zeros(len(photos), height, width, 3).permute(0, 3, 1, 2)
+    for place, photo in zip(whole, photos, strict=True):
+        place[:, : photo.shape[1], : photo.shape[2]] = photo
+    return Batch(whole, torch.tensor(sizes) if len(set(sizes)) > 1 else None)
 
 
 def found(root: Path) -> list[Path]:
