@@ -1,5 +1,6 @@
 """Whitening does to descriptors what its formulas say, at any size, and refuses what it cannot do."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 from safetensors.torch import save_file
 
 from retrieval import embedder, heads, whitening
 from retrieval.config import CONFIGS, InputError, build, load_yaml
-from retrieval.data.pairs import FolderPairs
+from retrieval.data.images import full_size
+from retrieval.data.pairs import FolderPairs, SfM120kWhitening
 from retrieval.descriptors import Descriptors
 from retrieval.heads import Whitening
 from retrieval.whitening import PCA, Learned, Published, fit_learned, fit_pca
@@ -275,6 +278,39 @@ def test_pairs_of_a_folder_are_two_photos_of_a_landmark_and_the_same_each_time(p
     assert (found.queries != found.positives).all()
     assert np.array_equal(found.positives, FolderPairs(str(photos), seed=3).positives)
     assert not np.array_equal(found.positives, FolderPairs(str(photos), seed=4).positives)
+
+
+@pytest.fixture
+def sfm(tmp_path: Path) -> Path:
+    """The published whitening set in small: photos where their names' last six characters say."""
+    for folder in ("ef/cd/ab", "21/43/65"):
+        (tmp_path / "ims" / folder).mkdir(parents=True)
+    for name in ("ef/cd/ab/0000abcdef", "21/43/65/0000654321"):
+        Image.new("RGB", (8, 6)).save(tmp_path / "ims" / name, "JPEG")
+    pairs = {"cids": ["0000abcdef", "0000654321"], "qidxs": np.array([1]), "pidxs": np.array([0])}
+    (tmp_path / "retrieval-SfM-120k-whiten.pkl").write_bytes(pickle.dumps(pairs))
+    return tmp_path
+
+
+def test_the_published_set_is_read_where_it_lies(sfm: Path) -> None:
+    cfg = load_yaml(CONFIGS / "whitening_set/sfm120k.yaml")
+    cfg.root = str(sfm)
+    found = build(cfg)
+    assert [full_size(photo) for photo in found.photos] == [(8, 6), (8, 6)]
+    assert found.photos[0].path.endswith("ims/ef/cd/ab/0000abcdef") and not found.photos[0].upright
+    assert (found.queries.tolist(), found.positives.tolist()) == ([1], [0])
+    assert found.name == "retrieval-SfM-120k (2 photos)"
+
+
+def test_a_published_set_that_lacks_photos_or_keys_is_refused(sfm: Path, tmp_path: Path) -> None:
+    (sfm / "ims/ef/cd/ab/0000abcdef").unlink()
+    with pytest.raises(InputError, match="1 of 2 photos of retrieval-SfM-120k-whiten.pkl are absent, first .*abcdef"):
+        SfM120kWhitening(str(sfm))
+    (sfm / "retrieval-SfM-120k-whiten.pkl").write_bytes(pickle.dumps({"cids": []}))
+    with pytest.raises(InputError, match="must hold cids, qidxs and pidxs, it lacks qidxs, pidxs"):
+        SfM120kWhitening(str(sfm))
+    with pytest.raises(InputError, match="no retrieval-SfM-120k-whiten.pkl in"):
+        SfM120kWhitening(str(sfm / "ims"))
 
 
 def test_configs_fit_to_a_set_and_say_so(photos: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config import InputError
+from retrieval.data import truth
 from retrieval.data.folder import read
 from retrieval.data.images import Photo
 
@@ -54,8 +55,6 @@ class SfM120kWhitening:
     """
 
     def __init__(self, root: str) -> None:
-        from retrieval.data import truth
-
         file = Path(root) / "retrieval-SfM-120k-whiten.pkl"
         if not file.is_file():
             raise InputError(f"no {file.name} in {root}: expected are that file and ims/ of retrieval-SfM-120k")
