@@ -61,7 +61,7 @@ class Whitening(nn.Linear):
         """Rows (N, dim), array or tensor -> unit rows (N, out_dim) of the same kind, computed in at least float32."""
         if isinstance(input, np.ndarray):
             with torch.no_grad():
-                return self(torch.tensor(input, device=self.weight.device)).cpu().numpy()
+                return self(torch.tensor(np.ascontiguousarray(input), device=self.weight.device)).cpu().numpy()
         wide = torch.promote_types(input.dtype, self.weight.dtype)
         return F.normalize(F.linear(input.to(wide), self.weight.to(wide), self.bias.to(wide)), dim=-1)
 

@@ -37,9 +37,9 @@ def fit_pca(X: Vectors, dim: int | None = None, shrinkage: float = 1.0) -> White
     if not 0 <= float(shrinkage) <= 1:
         raise InputError(f"shrinkage must be between 0 (only rotates) and 1 (whitens), got {shrinkage}")
     count, length, rows = rows_of(X)
+    size = kept(dim, length)
     mean = mean_of(rows, np.arange(count))
     values, vectors = eigen(second_moment(lambda part: rows(part) - mean, count, length))
-    size = kept(dim, length)
     if size > (rank := rank_of(values, float(mean @ mean))):
         raise InputError(
             f"PCA whitening divides by the spread in each direction, and {count} descriptors spread in {rank} of "

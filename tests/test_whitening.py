@@ -126,6 +126,7 @@ def test_arrays_give_arrays_and_tensors_tensors(dtype: type) -> None:
     rows, layer = drawn(0).astype(dtype), fit_pca(drawn(0), 4)
     out = layer(rows)
     assert isinstance(out, np.ndarray) and out.dtype == dtype and np.allclose(np.linalg.norm(out, axis=1), 1)
+    assert np.allclose(layer(rows[::-1]), out[::-1], atol=1e-5)
     tensors = layer(torch.from_numpy(rows))
     assert isinstance(tensors, torch.Tensor) and np.array_equal(tensors.detach().numpy(), out)
 
