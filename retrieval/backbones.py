@@ -177,7 +177,7 @@ def create(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
     attempts = [{"dynamic_img_size": True, **kwargs}, kwargs]
     for attempt in attempts:
         try:
-            return timm.create_model(name, pretrained=pretrained, num_classes=0, **attempt)
+            return to_last_relu(timm.create_model(name, pretrained=pretrained, num_classes=0, **attempt))
         except TypeError as error:
             problem = error
         except (OSError, RuntimeError, ValueError, AssertionError) as error:
@@ -186,6 +186,15 @@ def create(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
                 f"timm cannot make '{name}' of {attempt}, pretrained = {pretrained}: {error}{hint}"
             ) from error
     raise InputError(f"timm's '{name}' refuses backbone.kwargs = {kwargs}: {problem}")
+
+
+def to_last_relu(model: Any) -> Any:
+    """A VGG without its last max-pooling, and without the 120 million weights that follow: retrieval pools what its
+    last ReLU gives (Radenovic et al., TPAMI 2019). Other networks as they are.
+    """
+    if isinstance(model, timm.models.VGG):
+        model.prune_intermediate_layers([4])
+    return model
 
 
 def input_size(model: Any, kwargs: Mapping[str, Any]) -> Size:
@@ -219,7 +228,7 @@ def load_weights(model: Any, state: dict[str, Tensor], path: str) -> None:
     """Copy the tensors into the model; all but the classifier must fit."""
     own = model.state_dict()
     classifier = model.pretrained_cfg.get("classifier") or ()
-    heads = ((classifier,) if isinstance(classifier, str) else tuple(classifier)) + ("head",)
+    heads = ((classifier,) if isinstance(classifier, str) else tuple(classifier)) + ("head", "pre_logits")
     missing = sorted(own.keys() - state.keys())
     foreign = sorted(key for key in state.keys() - own.keys() if not key.startswith(tuple(f"{h}." for h in heads)))
     shapes = [

@@ -16,6 +16,7 @@ from retrieval.backbones import TimmBackbone
 from retrieval.config import InputError, build, load_yaml
 from retrieval.data import images
 from retrieval.features import Features
+from retrieval.heads import Whitening
 
 PARTS: dict[str, tuple[str, ...]] = {
     "backbone": ("retrieval.backbones.",),
@@ -124,11 +125,13 @@ def squared(backbone: TimmBackbone, side: int) -> tuple[int, int]:
 
 
 def completed(cfg: DictConfig, embedder: Embedder) -> DictConfig:
-    """The config with every interpolation resolved and the mean, std and map that the model turned out to have."""
+    """The config with every interpolation resolved and the mean, std, map and size that the model turned out with."""
     whole: Any = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
     whole.backbone.mean, whole.backbone.std = list(embedder.backbone.mean), list(embedder.backbone.std)
     if embedder.map_size:
         whole.pooling.height, whole.pooling.width = embedder.map_size
+    if isinstance(embedder.head, Whitening):
+        whole.head.out_dim = embedder.dim
     return whole
 
 
@@ -145,8 +148,9 @@ def without_weights(cfg: DictConfig) -> DictConfig:
     """The config of a model that starts at random, as its weights come from a run's folder."""
     cfg = cfg.copy()
     cfg.backbone.pretrained, cfg.backbone.weights = False, None
-    if "centroids" in cfg.pooling:  # a file that lies elsewhere: the weights hold what it held
-        cfg.pooling.centroids = None
+    for part, key in (("pooling", "centroids"), ("head", "weights")):
+        if key in cfg[part]:  # a file that lies elsewhere: the weights hold what it held
+            cfg[part][key] = None
     return cfg
 
 

@@ -241,3 +241,12 @@ def test_the_real_weights_load_with_their_padding(shared: Path) -> None:
     weights = shared / "weights" / "mobilenetv2_100.safetensors"
     backbone = TimmBackbone("mobilenetv2_100", weights=str(weights), kwargs={"pad_type": "same"}).eval()
     assert backbone(torch.zeros(1, 3, 65, 97)).patches.shape == (1, 1280, 3, 4)
+
+
+def test_a_vgg_ends_in_its_last_relu_and_takes_weights_with_its_classifier(tmp_path: Path) -> None:
+    whole = timm.create_model("vgg11_bn", mlp_ratio=0.01)
+    save_file(whole.state_dict(), tmp_path / "vgg.safetensors")
+    backbone = TimmBackbone("vgg11_bn", weights=str(tmp_path / "vgg.safetensors"), kwargs={"mlp_ratio": 0.01}).eval()
+    images = torch.randn(1, 3, 64, 96)
+    expected = whole.eval().forward_intermediates(images, indices=[4], intermediates_only=True)[0]
+    assert torch.allclose(backbone(images).patches, expected, atol=1e-5) and expected.shape[2:] == (4, 6)

@@ -13,8 +13,8 @@ LAYERS = [
     {"callbacks"},
     {"evaluation"},
     {"results"},
+    {"candidates", "published"},
     {"extraction", "benchmarks", "search", "rerank", "scales", "store", "vocabulary", "whitening"},
-    {"candidates"},
     {"embedder", "data", "losses", "subjects"}
     | {"report", "pictures", "charts", "page", "notes", "differences", "uncertainty", "tables", "runs", "lines"},
     {"backbones", "poolings", "heads"},

@@ -1,0 +1,73 @@
+"""Sets of photos that a whitening is fitted to, and the pairs among them that show one landmark."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.config import InputError
+from retrieval.data import truth
+from retrieval.data.folder import read
+from retrieval.data.images import Photo
+
+Indices = NDArray[np.int64]
+
+
+class Pairs(Protocol):
+    """`queries[i]` and `positives[i]`, rows of `photos`, show one landmark; `name` is for result rows."""
+
+    name: str
+    photos: list[Photo]
+    queries: Indices
+    positives: Indices
+
+
+class FolderPairs:
+    """The photos of `root/<landmark>/<image>`; each is a query once, with one other photo of its landmark drawn at
+    random: as many pairs as photos, the same ones for the same seed.
+    """
+
+    def __init__(self, root: str, seed: int = 0, on_unreadable: str = "refuse") -> None:
+        found = read(root, on_unreadable)
+        self.photos = found.photos
+        self.name = f"folder {Path(root).name} ({len(self.photos)} photos)"
+        self.queries = np.arange(len(self.photos))
+        self.positives = others(found.labels, int(seed))
+
+
+def others(labels: Sequence[str], seed: int) -> Indices:
+    """(N,): for each item another one of the same label, drawn at random; each label must stand twice or more."""
+    rng, chosen = np.random.default_rng(seed), np.empty(len(labels), dtype=np.int64)
+    held = np.asarray(labels)
+    for label in np.unique(held):
+        same = np.flatnonzero(held == label)
+        steps = rng.integers(1, len(same), len(same))  # never back to the item itself
+        chosen[same] = same[(np.arange(len(same)) + steps) % len(same)]
+    return chosen
+
+
+class SfM120kWhitening:
+    """The photos and pairs on which Radenovic et al. (TPAMI 2019) learn their whitening.
+
+    root: a folder with `retrieval-SfM-120k-whiten.pkl` (`cids`, `qidxs`, `pidxs`) and the photos in `ims/`.
+    """
+
+    def __init__(self, root: str) -> None:
+        file = Path(root) / "retrieval-SfM-120k-whiten.pkl"
+        if not file.is_file():
+            raise InputError(f"no {file.name} in {root}: expected are that file and ims/ of retrieval-SfM-120k")
+        stored = truth.read(file)
+        if missing := [key for key in ("cids", "qidxs", "pidxs") if key not in stored]:
+            raise InputError(f"{file} must hold cids, qidxs and pidxs, it lacks {', '.join(missing)}")
+        self.photos = [Photo(str(image_of(Path(root) / "ims", str(cid))), upright=False) for cid in stored["cids"]]
+        if absent := [photo.path for photo in self.photos if not Path(photo.path).is_file()]:
+            raise InputError(f"{len(absent)} of {len(self.photos)} photos of {file.name} are absent, first {absent[0]}")
+        self.name = f"retrieval-SfM-120k ({len(self.photos)} photos)"
+        self.queries, self.positives = (np.asarray(stored[key], dtype=np.int64) for key in ("qidxs", "pidxs"))
+
+
+def image_of(images: Path, cid: str) -> Path:
+    """Where a photo lies: below the last two characters of its name, the two before, and the two before these."""
+    return images / cid[-2:] / cid[-4:-2] / cid[-6:-4] / cid
