@@ -75,25 +75,16 @@ class Buildings(Ranked):
             f"The photos, from {self.photos_from}, go into {folder / 'jpg'}; the text files of {self.truth_from} go "
             f"into {folder / 'gt'}. The option download=true fetches both",
         )
-        paths = {name: path for name, path in files.below(folder / "jpg").items() if name not in self.corrupt}
-        if size not in (None, len(paths)):
-            raise InputError(
-                f"{self.name} has {size:,} photos, {folder / 'jpg'} holds {len(paths):,}; size=null takes any number"
-            )
-        gallery = {name: i for i, name in enumerate(paths)}
+        paths = self.photos(folder / "jpg", size)
+        place = {name: i for i, name in enumerate(paths)}
         stems = sorted(path.name.removesuffix("_query.txt") for path in (folder / "gt").glob("*_query.txt"))
-        if not stems:
-            raise InputError(f"{folder / 'gt'} holds no <landmark>_<i>_query.txt")
-        asked = [self.query(folder / "gt" / f"{stem}_query.txt", paths, crop) for stem in stems]
-        found = [self.images(folder / "gt", stem, ("good", "ok"), gallery) for stem in stems]
-        junk = [self.images(folder / "gt", stem, ("junk",), gallery) for stem in stems]
+        found = [self.images(folder / "gt", stem, ("good", "ok"), place) for stem in stems]
+        junk = [self.images(folder / "gt", stem, ("junk",), place) for stem in stems]
         for stem, relevant, ignored in zip(stems, found, junk, strict=True):
             if both := set(relevant) & set(ignored):
                 raise InputError(f"{[*paths][both.pop()]} is junk for {stem}, and good or ok")
-        if self.corrupt:
-            tqdm.write(f"{self.name}: {len(self.corrupt)} photos that are corrupt at their source are left out")
         super().__init__(
-            queries=asked,
+            queries=[self.query(folder / "gt" / f"{stem}_query.txt", paths, crop) for stem in stems],
             gallery=[Photo(path, upright=False) for path in paths.values()],
             landmarks=[stem.rpartition("_")[0] for stem in stems],
             levels={"": (found, junk)},
@@ -101,13 +92,24 @@ class Buildings(Ranked):
             convention={"crop": bool(crop), "upright": False, "corrupt_left_out": len(self.corrupt)},
         )
 
+    def photos(self, folder: Path, size: int | None) -> dict[str, str]:
+        """Paths of the photos by name, without those that are corrupt."""
+        paths = {name: path for name, path in files.below(folder).items() if name not in self.corrupt}
+        if size not in (None, len(paths)):
+            raise InputError(
+                f"{self.name} has {size:,} photos, {folder} holds {len(paths):,}; size=null takes any number"
+            )
+        if self.corrupt:
+            tqdm.write(f"{self.name}: {len(self.corrupt)} photos that are corrupt at their source are left out")
+        return paths
+
     def query(self, file: Path, paths: dict[str, str], crop: bool) -> Photo:
         """The photo and box of a query's file: `oxc1_all_souls_000013 136.5 34.1 648.5 955.7`."""
-        name, *box = file.read_text().split()
         try:
+            name, *box = file.read_text().split()
             left, top, right, bottom = map(float, box)
         except ValueError:
-            raise InputError(f"{file} must hold a name and a box of four numbers, it holds {[name, *box]}") from None
+            raise InputError(f"{file} must hold a name and a box of four numbers, got {file.read_text()!r}") from None
         name = name.removeprefix(self.prefix)
         if name not in paths:
             raise InputError(f"{file} asks for {name}, which is no photo of {self.name} that is there")
