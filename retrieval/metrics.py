@@ -123,7 +123,7 @@ def _bins(scores: NDArray, low: np.generic, high: np.generic) -> NDArray[np.intp
         width = np.subtract(high, low, dtype=kind)
         if not 0 < width < np.inf:
             return np.zeros(len(scores), dtype=np.intp)
-        # Rounding never swaps two numbers, so neither does any of these steps.
+        # Rounding never swaps two numbers, so neither does any of these steps. Bin 0 is for what is below `low`.
         place = np.subtract(scores, low, dtype=kind)
         place /= width
         place *= count

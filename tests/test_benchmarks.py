@@ -3,10 +3,11 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks import poolings
+from benchmarks import judging, poolings
 from retrieval.config import CONFIGS
 
 
@@ -42,3 +43,21 @@ def test_a_peak_counts_what_a_step_allocates() -> None:
         pytest.skip("resident memory is read from Linux's /proc")
     peak = poolings.Bench("cpu", 1).peak(lambda: torch.ones(2**23))
     assert peak == pytest.approx(2**25, rel=0.1)
+
+
+def test_judging_leaves_its_table_and_agrees_with_sorting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not Path("/proc/self/status").exists():
+        pytest.skip("resident memory is read from Linux's /proc")
+    words = ["--images", "2000", "--dim", "16", "--repeats", "1", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["judging", *words])
+    judging.main()
+    table = (tmp_path / "judging.md").read_text()
+    assert "2,000 images of 16 float32" in table
+    assert float(table.split("Largest disagreement of a query's value: ")[1].split()[0]) < 1e-9
+
+
+def test_sorting_in_the_benchmark_of_judging_takes_out_what_a_level_ignores() -> None:
+    # junk, easy, wrong, hard: easy stands first of what is left; hard second when easy is taken out
+    values = judging.sorting(np.array([[0.9, 0.8, 0.7, 0.6]]), [{"easy": [1], "hard": [3], "junk": [0]}])
+    assert values["easy/AP"] == 1
+    assert values["hard/AP"] == pytest.approx((0 + 1 / 2) / 2)

@@ -1,7 +1,9 @@
-"""AP and mP@k: worked values, laws, and the naive way of computing them."""
+"""Measures of rankings: values worked out by hand, laws, and the naive way of computing them."""
 
 import pickle
+from itertools import accumulate
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -25,6 +27,26 @@ def naive(scores: np.ndarray, relevant: set[int], ignored: set[int], k: int) -> 
     return ap / len(relevant), sum(image in relevant for image in order[:cut]) / cut
 
 
+def listed(scores: np.ndarray, relevant: set[int], ignored: set[int], k: int) -> dict[str, float]:
+    """Every measure read off the sorted list of what was retrieved, one image at a time."""
+    order = [i for i in sorted(range(len(scores)), key=lambda i: (-scores[i], i)) if scores[i] > -np.inf]
+    right = [i in relevant for i in order if i not in ignored]
+    n, precisions = len(relevant), [hits / (i + 1) for i, hits in enumerate(accumulate(right))]
+    trapezoid = [(precisions[i - 1] if i else 1.0) / 2 + precisions[i] / 2 for i in range(len(right)) if right[i]]
+    cut = min(k, max((i + 1 for i in range(len(right)) if right[i]), default=k)) if sum(right) == n else k
+    return {
+        "AP": sum(trapezoid) / n,
+        f"P@{k}": sum(right[:cut]) / cut,
+        f"AP@{k}": sum(p for p, hit in zip(precisions[:k], right, strict=False) if hit) / min(n, k),
+        "AP@R": sum(p for p, hit in zip(precisions[:n], right, strict=False) if hit) / n,
+        f"recall@{k}": float(any(right[:k])),
+    }
+
+
+def every(k: int) -> dict[str, metrics.Measure]:
+    return metrics.trapezoid_and_precision([k]) | metrics.google_landmarks(k) | metrics.metric_learning([k])
+
+
 @st.composite
 def judged(draw: st.DrawFn) -> tuple[np.ndarray, list[int], list[int]]:
     n = draw(st.integers(2, 30))
@@ -39,6 +61,64 @@ def test_counted_ranks_give_what_a_sorted_list_gives(case: tuple, k: int) -> Non
     counted = metrics.per_query(scores[None], [relevant], [ignored], ks=[k])
     expected = naive(scores, set(relevant), set(ignored), k)
     assert (counted["AP"][0], counted[f"P@{k}"][0]) == pytest.approx(expected)
+
+
+finite = st.sampled_from(["float16", "float32", "float64"]).flatmap(
+    lambda kind: arrays(
+        kind,
+        st.integers(2, 40),
+        elements=st.floats(width=int(kind[5:]), allow_nan=False, allow_infinity=False) | st.just(float("-inf")),
+    )
+)
+
+
+@given(finite, st.randoms(use_true_random=False), st.integers(1, 12))
+def test_any_scores_give_what_a_sorted_list_gives(scores: np.ndarray, random: Random, k: int) -> None:
+    kinds = [random.choice("rrij") for _ in scores]
+    relevant, ignored = ([i for i, kind in enumerate(kinds) if kind == wanted] for wanted in "rj")
+    if relevant:
+        values = metrics.measured([scores[None]], {"": ([relevant], [ignored])}, every(k))
+        expected = listed(scores, set(relevant), set(ignored), k)
+        assert {name: value[0] for name, value in values.items()} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        np.zeros(3),
+        np.array([1.0, 1.0 + 2**-52, 1.0]),
+        np.array([-1.7e308, 1.7e308, 0.0]),
+        np.array([5e-324, 0.0, 1e-323]),
+        np.array([-1.0, 0.0, 1e30], dtype=np.float32),
+        np.array([7, 2**62, 2**62 + 1]),
+        np.array([0.5, np.inf, 0.5]),
+    ],
+    ids=["constant", "neighbours", "widest", "denormal", "outlier", "integers", "infinite"],
+)
+def test_scores_that_no_map_spreads_are_ranked_exactly(scores: np.ndarray) -> None:
+    order = sorted(range(3), key=lambda i: (-scores[i], i))
+    assert [order[rank] for rank in metrics.ranks_of(scores, [0, 1, 2])] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("spread", [2, 300, 2**30])
+def test_ranks_among_many_images_are_those_of_a_stable_sort(dtype: type, spread: int) -> None:
+    rng = np.random.default_rng(spread)
+    scores = (rng.integers(0, spread, 200_000) / spread - 0.5).astype(dtype)
+    images = rng.choice(len(scores), 300, replace=False)
+    ranks = np.empty(len(scores), dtype=np.int64)
+    ranks[np.argsort(-scores, kind="stable")] = np.arange(len(scores))
+    assert (metrics.ranks_of(scores, images) == ranks[images]).all()
+
+
+@given(st.lists(st.integers(0, 3), max_size=4))
+def test_how_the_rows_are_cut_into_blocks_changes_nothing(sizes: list[int]) -> None:
+    scores = np.random.default_rng(0).normal(size=(12, 30))
+    levels = {"": ([[q, q + 7] for q in range(12)], [[q + 3] for q in range(12)])}
+    cuts = np.split(scores, np.minimum(np.cumsum(sizes), 12))
+    whole, parts = (metrics.measured(blocks, levels, every(5)) for blocks in ([scores], cuts))
+    for name, values in whole.items():
+        np.testing.assert_array_equal(parts[name], values)
 
 
 @given(judged())
@@ -59,6 +139,94 @@ def test_relevant_images_that_were_not_retrieved_lower_ap() -> None:
 
 def test_precision_is_cut_at_the_last_relevant_image() -> None:
     assert metrics.precision_at([0, 2], k=10) == pytest.approx(2 / 3)
+
+
+def test_precision_counts_on_to_k_where_a_relevant_image_was_not_retrieved() -> None:
+    assert metrics.precision_at([0], k=5, relevant=2) == pytest.approx(1 / 5)
+    assert metrics.precision_at([], k=5, relevant=2) == 0
+
+
+# The ranking r w r w w r w w w w (r relevant, w wrong), ranks 0, 2, 5; a fourth relevant image stands at rank 11.
+
+
+def test_trapezoid_worked_by_hand() -> None:
+    # (1 + 1) / 2 + (1/2 + 2/3) / 2 + (2/5 + 3/6) / 2 + (3/11 + 4/12) / 2 = 1 + 7/12 + 9/20 + 10/33
+    assert metrics.average_precision([0, 2, 5, 11], 4) == pytest.approx((1 + 7 / 12 + 9 / 20 + 10 / 33) / 4)
+
+
+def test_finite_sum_worked_by_hand() -> None:
+    # within the first ten: 1/1 + 2/3 + 3/6, over min(4, 10); within the first three: 1/1 + 2/3, over min(4, 3)
+    assert metrics.average_precision_at([0, 2, 5, 11], 4, k=10) == pytest.approx((1 + 2 / 3 + 1 / 2) / 4)
+    assert metrics.average_precision_at([0, 2, 5, 11], 4, k=3) == pytest.approx((1 + 2 / 3) / 3)
+
+
+def test_average_precision_at_r_worked_by_hand() -> None:
+    # R = 4: the images at ranks 0 and 2 count, 1/1 + 2/3
+    assert metrics.average_precision_at_r([0, 2, 5, 11], 4) == pytest.approx((1 + 2 / 3) / 4)
+
+
+def test_precision_and_recall_worked_by_hand() -> None:
+    assert metrics.precision_at([0, 2, 5, 11], k=5, relevant=4) == pytest.approx(2 / 5)
+    assert [metrics.recall_at([2, 5], 2, k) for k in (1, 2, 3)] == [0, 0, 1]
+
+
+def test_micro_average_precision_worked_by_hand() -> None:
+    # by falling confidence: right, wrong, right, wrong; (1/1 + 2/3) over 5 photos that show a landmark
+    value = metrics.micro_average_precision([0.2, 0.9, 0.6, 0.7], [False, True, True, False], queries=5)
+    assert value == pytest.approx((1 + 2 / 3) / 5)
+
+
+def test_predictions_of_equal_confidence_stay_in_the_order_given() -> None:
+    assert metrics.micro_average_precision([0.5, 0.5], [True, False], queries=1) == 1
+    assert metrics.micro_average_precision([0.5, 0.5], [False, True], queries=1) == 1 / 2
+
+
+def test_no_prediction_at_all_is_worth_nothing() -> None:
+    assert metrics.micro_average_precision([], [], queries=3) == 0
+
+
+@pytest.mark.parametrize(
+    ("confidences", "correct", "queries", "message"),
+    [
+        ([0.5], [True, False], 2, r"got \(1,\), \(2,\)"),
+        ([np.nan, 0.5], [True, False], 2, "NaN for 1 of 2"),
+        ([0.5, 0.4], [True, True], 1, "the 2 correct predictions, got 1"),
+        ([], [], 0, "at least 1"),
+    ],
+)
+def test_predictions_that_cannot_be_judged_are_refused(
+    confidences: list[float], correct: list[bool], queries: int, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        metrics.micro_average_precision(confidences, correct, queries)
+
+
+def test_a_relevant_image_that_was_not_retrieved_counts_and_has_no_rank() -> None:
+    # image 2 first, image 0 not retrieved: trapezoid (1 + 1) / 2 over two, and one of the first five
+    values = metrics.measured([[[-np.inf, 0.1, 0.2]]], {"": ([[0, 2]], [[]])}, every(5))
+    assert values["AP"] == pytest.approx(1 / 2)
+    assert values["P@5"] == pytest.approx(1 / 5)
+
+
+def test_a_query_that_retrieved_nothing_scores_zero() -> None:
+    values = metrics.measured([np.full((1, 3), -np.inf)], {"": ([[0, 2]], [[1]])}, every(5))
+    assert {name: value[0] for name, value in values.items()} == dict.fromkeys(values, 0)
+
+
+def test_of_equal_scores_the_lower_index_stands_first() -> None:
+    values = metrics.measured([[[0.0, 0.0, 0.0]]] * 2, {"": ([[0], [2]], [[], [1]])}, metrics.google_landmarks())
+    assert values["AP@100"].tolist() == [1, 1 / 2]
+
+
+def test_a_query_without_a_relevant_image_has_no_value() -> None:
+    values = metrics.measured([[[0.0, 1.0]]], {"hard": ([[]], [[0]]), "easy": ([[0]], [[1]])}, every(1))
+    assert np.isnan([values[f"hard/{name}"] for name in every(1)]).all()
+    assert values["easy/AP"] == 1
+
+
+def test_means_have_the_names_of_the_field() -> None:
+    rows = {name: np.array([0.5, np.nan]) for name in ["medium/AP", "P@5", "AP@100", "easy/AP@R", "recall@1"]}
+    assert metrics.mean(rows) == dict.fromkeys(["medium/mAP", "mP@5", "mAP@100", "easy/mAP@R", "recall@1"], 0.5)
 
 
 def test_the_three_levels_ignore_what_the_protocol_ignores() -> None:
@@ -89,6 +257,45 @@ def test_labels_outside_the_gallery_are_refused(index: int) -> None:
 def test_scores_with_a_row_too_few_are_refused() -> None:
     with pytest.raises(ValueError, match="each of the 2 queries"):
         metrics.revisited(np.zeros((1, 3)), [{"easy": [1], "hard": [], "junk": []}] * 2)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "message"),
+    [
+        ([np.zeros((1, 4))], r"each of the 2 queries, got \(1, 4\)"),
+        ([np.zeros((2, 4)), np.zeros((1, 4))], r"each of the 2 queries, got \(3, 4\)"),
+        (np.zeros((2, 4)), r"each of the 2 queries, got \(4,\)"),
+        ([np.zeros((1, 4)), np.zeros((1, 5))], "same N images, got 4 and 5"),
+        ([np.zeros((1, 4)), np.full((1, 4), np.nan)], "NaN for 1 of 1"),
+    ],
+)
+def test_blocks_that_are_no_score_matrix_are_refused(blocks: list[np.ndarray], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        metrics.measured(blocks, {"": ([[0], [1]], [[], []])}, every(1))
+
+
+def test_levels_of_different_queries_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"lists of \[1, 2\] queries"):
+        metrics.measured([np.zeros((1, 3))], {"": ([[0]], [[], []])}, every(1))
+
+
+def test_an_image_that_is_relevant_and_ignored_is_refused() -> None:
+    with pytest.raises(ValueError, match="query 0 has one twice"):
+        metrics.per_query(np.zeros((1, 3)), [[0, 1]], [[1]])
+
+
+@pytest.mark.parametrize("name", ["roxford5k", "rparis6k"])
+def test_seeded_scores_on_the_real_ground_truth_are_judged_as_the_sorted_lists_are(shared: Path, name: str) -> None:
+    truth = pickle.loads((shared / "data" / "revisited" / f"gnd_{name}.pkl").read_bytes())
+    scores = np.random.default_rng(0).normal(size=(70, len(truth["imlist"]))).astype(np.float32)
+    for row, entry in zip(scores, truth["gnd"], strict=True):
+        row[np.concatenate([entry["easy"], entry["hard"]]).astype(int)] += 1
+    for level, (relevant, ignored) in metrics.levels(truth["gnd"]).items():
+        values = metrics.measured([scores], {level: (relevant, ignored)}, every(10))
+        for q in np.flatnonzero([len(images) for images in relevant]):
+            expected = listed(scores[q], set(relevant[q]), set(ignored[q]), 10)
+            got = {measure: values[f"{level}/{measure}"][q] for measure in expected}
+            assert got == pytest.approx(expected, abs=1e-9, rel=0)
 
 
 @pytest.mark.parametrize("name", ["roxford5k", "rparis6k"])
