@@ -1,0 +1,56 @@
+"""Are the photos there? Told by listing folders, as a look-up per photo takes minutes for a million on shared disks."""
+
+import os
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from retrieval.config import InputError
+from retrieval.data.images import SUFFIXES, Photo
+
+NAMED = 3  # missing files that a message names
+
+
+def present(photos: Iterable[Photo]) -> None:
+    """Refuse photos whose files are not there, naming the first and saying how many; none is opened."""
+
+    @cache
+    def listed(folder: str) -> frozenset[str]:
+        try:
+            return frozenset(os.listdir(folder or "."))
+        except (FileNotFoundError, NotADirectoryError):
+            return frozenset()
+
+    split = (os.path.split(photo.path) for photo in photos)
+    missing = [os.path.join(folder, name) for folder, name in split if name not in listed(folder)]
+    if missing:
+        more = f" and {len(missing) - NAMED:,} more" if len(missing) > NAMED else ""
+        raise InputError(f"{len(missing):,} photos are not there: {', '.join(missing[:NAMED])}{more}")
+
+
+def expected(paths: Iterable[Path], where: str) -> None:
+    """Refuse the absence of a set's files and folders; where: which files go where and where they come from."""
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path} is not there. {where}")
+
+
+def below(folder: Path) -> dict[str, str]:
+    """Paths of all image files below a folder by their names without suffix, in the order of the names."""
+    found: dict[str, str] = {}
+    for place, _, names in os.walk(folder):
+        for name in names:
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() not in SUFFIXES or name.startswith("."):
+                continue
+            if stem in found:
+                raise InputError(f"photos below {folder} need different names: {found[stem]}, {place}/{name}")
+            found[stem] = os.path.join(place, name)
+    return dict(sorted(found.items()))
+
+
+def named(folder: str | Path, name: str) -> str:
+    """Path of a photo that a list names, below a folder; `.jpg` where the list gives no suffix."""
+    if not name or name.startswith("/") or ".." in Path(name).parts:
+        raise InputError(f"photos must lie below {folder}, a list names {name!r}")
+    return os.path.join(folder, name if name.lower().endswith(SUFFIXES) else f"{name}.jpg")
