@@ -10,7 +10,8 @@ def main(cfg: DictConfig) -> None:
     from retrieval import evaluation, results
 
     rows = evaluation.from_config(cfg, config.overridden())
-    print(results.printed(rows), f"written to {cfg.run or cfg.output_dir}", sep="\n")
+    if rows:  # of several processes the first one judges
+        print(results.printed(rows), f"written to {cfg.run or cfg.output_dir}", sep="\n")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from torch import nn
 from retrieval import embedder
 from retrieval.config import CONFIGS, InputError, load_yaml, near
 from retrieval.embedder import Embedder
+from retrieval.published import Published
 from retrieval.subjects import NOT_TRAINED, Subject, label, options, plain, subject
 
 
@@ -105,6 +106,11 @@ def of_run(folder: Path, entries: Any, resolution: int) -> list[Candidate]:
             described.trained_with = own.label
         found.append(Candidate(judged, described, _of_trained(described), ""))
     return found
+
+
+def of_published(network: Published) -> Candidate:
+    """A published network, as its authors trained it."""
+    return Candidate(network.embedder, network.cfg, _of_trained(network.cfg), "")
 
 
 def _on_backbone_of(model: Embedder, cfg: DictConfig, chosen: Sequence[Pooling], resolution: int) -> list[Embedder]:

@@ -6,20 +6,59 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from omegaconf import DictConfig
 
-from retrieval import candidates, extraction, store, vocabulary
+from retrieval import candidates, extraction, published, rerank, store, vocabulary, whitening
 from retrieval.benchmarks import Benchmark
 from retrieval.config import InputError, build, chosen
 from retrieval.data.images import Photo
-from retrieval.descriptors import Descriptors, joined
+from retrieval.descriptors import Descriptors, Rows, joined
 from retrieval.embedder import Embedder
 from retrieval.extraction import Extract
-from retrieval.results import VERSIONS, Row, append, rankings, row
+from retrieval.heads import Whitening
+from retrieval.rerank import Ranking, Step
+from retrieval.results import VERSIONS, Row, append, rankings, row, save_per_query, shown
+from retrieval.search import Exact, Search
 from retrieval.store import Store
 from retrieval.subjects import Subject, label
+
+
+@dataclass(frozen=True)
+class Method:
+    """What comes between descriptors and rankings.
+
+    whitening: what fits it, on the photos and pairs of `pairs` (see `retrieval.whitening`). rerank: steps, in order.
+    """
+
+    search: Search = field(default_factory=Exact)
+    rerank: Sequence[Step] = ()
+    whitening: Any = None
+    pairs: Any = None
+
+    def check(self, models: Sequence[Embedder], benchmarks: Mapping[str, Benchmark]) -> None:
+        """Refuse, before anything is described, what cannot be fitted, searched or re-ranked so."""
+        rerank.check(self.rerank, self.search)
+        for model in models:
+            if self.whitening:
+                self.whitening.check(model.dim, self.pairs)
+            for benchmark in benchmarks.values():
+                self.search.check((self.whitening and self.whitening.dim) or model.dim, len(benchmark.gallery))
+
+    def ranking(self, queries: Rows, gallery: Descriptors, ignored: Sequence[NDArray]) -> Ranking:
+        """The queries' ranking of the gallery, re-ranked."""
+        return rerank.apply(self.rerank, Ranking(queries, gallery, self.search, ignored))
+
+    def how(self, whitening: Whitening | None) -> dict[str, Any]:
+        """What a result row says of it."""
+        junk_known = any(step.junk_known for step in self.rerank)
+        steps = {"rerank": rerank.label(self.rerank), "junk_known": junk_known, "search": self.search.label}
+        return {"whitening": whitening.label if whitening else None, **steps}
 
 
 def run(
@@ -30,7 +69,7 @@ def run(
     output_dir: Path,
     kept: Path | None = None,
 ) -> list[Row]:
-    """`run_each` with one model."""
+    """`run_each` with one model, no whitening, exact search and no re-ranking."""
     return run_each([model], benchmarks, extract, [subject], output_dir, kept)
 
 
@@ -41,15 +80,18 @@ def run_each(
     subjects: Sequence[Subject],
     output_dir: Path,
     kept: Path | None = None,
+    method: Method | None = None,
 ) -> list[Row]:
     """Describe and judge every benchmark at every resolution; appends to `results.json` and `rankings.json`.
 
     models share one backbone, and each resolution is one pass over the photos for all of them. kept: a folder in
     which descriptors are kept. Of several processes all describe, and the first one judges.
     """
+    method = method or Method()
+    method.check(models, benchmarks)
     for model in models:
         extraction.check(model, extract.resolutions, extract.scales, extract.aspect)
-    photos = parted(benchmarks)
+    photos = parted(benchmarks, method.pairs.photos if method.pairs else ())
     place = {photo: i for i, photo in enumerate(photo for part in photos.values() for photo in part)}
     rows: list[Row] = []
     for resolution in extract.resolutions:
@@ -57,14 +99,50 @@ def run_each(
         each = described(models, subjects, photos, extract, resolution, kept)
         cost = {"seconds": round(time.perf_counter() - start, 2), "poolings_in_pass": len(models)}
         for model, about, vectors in zip(models, subjects, each, strict=True) if first_process() else ():
+            how = {"resolution": resolution, **extract.how(), **method.how(None), "dim": vectors.dim}
+            if method.whitening:
+                pairs = vectors.subset([place[photo] for photo in method.pairs.photos]) if method.pairs else None
+                whiten = method.whitening.fit(pairs, method.pairs)
+                how |= {**method.how(whiten), "dim": whiten.out_features}
+                whitening.save(whiten, _file(output_dir / "whitening", about, how, ".safetensors"))
+                vectors = vectors.mapped(whiten, whiten.out_features)
             for name, benchmark in benchmarks.items():
                 sides = (benchmark.queries, benchmark.gallery)
-                queries, gallery = (vectors.take([place[photo] for photo in side]) for side in sides)
-                values = benchmark.judge(queries @ gallery.T)
-                rows.append(row(model, name, benchmark, extract, resolution, about, values, cost))
-                append(output_dir / "rankings.json", rankings(name, benchmark, queries, gallery, resolution, about))
-                append(output_dir / "results.json", rows[-1:])
+                queries, gallery = (vectors.subset([place[photo] for photo in side]) for side in sides)
+                rows.append(judge(model, name, benchmark, queries.all(), gallery, how, about, cost, method, output_dir))
     return rows
+
+
+def judge(
+    model: Embedder,
+    name: str,
+    benchmark: Benchmark,
+    queries: Rows,
+    gallery: Descriptors,
+    how: Mapping[str, Any],
+    about: Subject,
+    cost: Mapping[str, Any],
+    method: Method,
+    output_dir: Path,
+) -> Row:
+    """One row of `results.json`, with what pictures and statistics need beside it."""
+    per_query = benchmark.per_query(method.ranking(queries, gallery, benchmark.ignored).blocks())
+    file = _file(output_dir / "per_query", about, {"benchmark": name, **how, **benchmark.convention}, ".npz")
+    save_per_query(benchmark, per_query, file)
+    cost = {**cost, "search_recall": method.search.recall(queries, gallery)}
+    added = row(model, name, benchmark, how, about, per_query, cost) | {"per_query": f"per_query/{file.name}"}
+    if some := shown(benchmark):
+        few = method.ranking(queries[some], gallery, [benchmark.ignored[q] for q in some])
+        entries = rankings(name, benchmark, some, np.concatenate(list(few.blocks())), how, about)
+        append(output_dir / "rankings.json", entries)
+    append(output_dir / "results.json", [added])
+    return added
+
+
+def _file(folder: Path, about: Subject, how: Mapping[str, Any], suffix: str) -> Path:
+    """A file's name that says of which pooling and resolution it is, and is its own by all else."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{about.pooling}_{how['resolution']}_{store.digest({**asdict(about), **how})[:12]}{suffix}"
 
 
 def first_process() -> bool:
@@ -72,18 +150,21 @@ def first_process() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
-def parted(benchmarks: Mapping[str, Benchmark]) -> dict[str, list[Photo]]:
-    """Every photo once, by the names of the benchmarks that it is in; distractors are a part of their own.
+def parted(benchmarks: Mapping[str, Benchmark], pairs: Sequence[Photo] = ()) -> dict[str, list[Photo]]:
+    """Every photo once, by the names of the benchmarks that it is in; those of pairs and distractors are parts of their
+    own.
 
     So a part is described once for all, and found again by another call that has it.
     """
     members: dict[Photo, list[str]] = defaultdict(list)
     for name, benchmark in benchmarks.items():
-        own = len(benchmark.gallery) - int(getattr(benchmark, "distractors", 0))
+        own = len(benchmark.gallery) - int(benchmark.convention.get("distractors", 0))
         for photo in dict.fromkeys((*benchmark.gallery[:own], *benchmark.queries)):
             members[photo].append(name)
         for photo in benchmark.gallery[own:]:
             members[photo] = ["distractors"]
+    for photo in dict.fromkeys(pairs):
+        members[photo].append("pairs")
     parts: dict[str, list[Photo]] = defaultdict(list)
     for photo, names in members.items():
         parts["+".join(names)].append(photo)
@@ -137,7 +218,8 @@ def _filled(
 
 
 def from_config(cfg: DictConfig, overridden: set[str]) -> list[Row]:
-    """What eval.py does: judge the run `cfg.run`, or without one the model that the config describes.
+    """What eval.py does: judge the run `cfg.run`, the published network `cfg.network`, or without either the model that
+    the config describes.
 
     With `evaluate.poolings` it is each of these poolings on the one backbone.
     """
@@ -146,23 +228,31 @@ def from_config(cfg: DictConfig, overridden: set[str]) -> list[Row]:
     poolings, output_dir = cfg.evaluate.poolings, Path(cfg.run or cfg.output_dir)
     if not cfg.run and first_process():
         refuse_used(output_dir)
-    side = extract.resolutions[0]
-    found = candidates.of_run(output_dir, poolings, side) if cfg.run else candidates.off_the_shelf(cfg, side)
+    side, own = extract.resolutions[0], whitening.of_run(output_dir) if cfg.run else {}
+    if cfg.network:
+        network = published.load(cfg.network, cfg.cache)
+        found, own = [candidates.of_published(network)], network.whitenings
+    else:
+        found = candidates.of_run(output_dir, poolings, side) if cfg.run else candidates.off_the_shelf(cfg, side)
     models = [candidate.model for candidate in found]
     for model in models:
         extraction.check(model, extract.resolutions, extract.scales, extract.aspect)
         vocabulary.refuse_unfitted(model)
-    benchmarks = {name: build(one) for name, one in chosen(cfg.benchmark).items()}
+    fit, pairs = whitening.from_config(cfg, own, extract.scales) or (None, None)
+    method = Method(build(cfg.search), [build(step) for step in chosen(cfg.get("rerank")).values()], fit, pairs)
+    benchmarks = benchmarks_of(cfg)
+    method.check(models, benchmarks)
     if not cfg.run and first_process():
         candidates.save(found, cfg, output_dir)
-    return run_each(
-        models,
-        benchmarks,
-        extract,
-        [candidate.subject for candidate in found],
-        output_dir,
-        Path(cfg.cache) / "descriptors",
-    )
+        whitening.save_all(own, output_dir)
+    subjects, kept = [candidate.subject for candidate in found], Path(cfg.cache) / "descriptors"
+    return run_each(models, benchmarks, extract, subjects, output_dir, kept, method)
+
+
+def benchmarks_of(cfg: DictConfig) -> dict[str, Benchmark]:
+    """The benchmarks of a config by name; `benchmark.download=true` lets each fetch what it may."""
+    fetched = {"download": True} if cfg.benchmark.download else {}
+    return {name: build(one, **fetched) for name, one in chosen(cfg.benchmark).items()}
 
 
 def refuse(cfg: DictConfig, overridden: set[str]) -> None:
@@ -170,6 +260,10 @@ def refuse(cfg: DictConfig, overridden: set[str]) -> None:
     if cfg.run and overridden & {"backbone", "pooling", "head", "seed", "output_dir"}:
         given = ", ".join(sorted(overridden & {"backbone", "pooling", "head", "seed", "output_dir"}))
         raise InputError(f"run={cfg.run} already has its own {given}: leave that out, or leave out run")
+    if cfg.network and (cfg.run or cfg.evaluate.poolings or overridden & {"backbone", "pooling", "head"}):
+        raise InputError(
+            f"network={cfg.network} is a whole model: leave out run, backbone, pooling, head and evaluate.poolings"
+        )
     if cfg.evaluate.poolings is not None and "pooling" in overridden:
         raise InputError(
             "evaluate.poolings and pooling both say what is judged: leave one out; what a pooling sets stands in the "

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -77,6 +77,12 @@ class Extract:
                 f"extract needs batch_size >= 1 and workers >= 0, got {self.batch_size} and {self.workers}"
             )
         device_of(self.device)
+
+    def how(self) -> dict[str, Any]:
+        """What a result row says of it: all but the resolution that decides a value, and where it was computed."""
+        keys = ("aggregate", "aspect", "dtype", "compile", "draft", "store_dtype")
+        said = {"scales": list(self.scales), **{key: getattr(self, key) for key in keys}}
+        return {**said, "device": device_of(self.device).type}
 
 
 def device_of(name: str) -> torch.device:

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -13,15 +15,15 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from torch import nn
 
-from retrieval import extraction, metrics, search
+from retrieval import metrics, statistics
 from retrieval.benchmarks import Benchmark
 from retrieval.data.images import Photo
 from retrieval.embedder import Embedder
-from retrieval.extraction import Extract
 from retrieval.subjects import Subject, label
 
 Row = dict[str, Any]
 VERSIONS = {library: version(library) for library in ("torch", "timm", "lightning", "numpy", "pillow")}
+SAID = re.compile(r"mAP$|mAP@100$|micro-AP$|mP@10$|recall@1$")  # what the terminal shows
 SHOWN, TOP = 8, 10  # queries kept for pictures, and how many photos of each ranking
 
 
@@ -29,26 +31,50 @@ def row(
     model: Embedder,
     name: str,
     benchmark: Benchmark,
-    extract: Extract,
-    resolution: int,
+    how: Mapping[str, Any],
     subject: Subject,
-    values: Mapping[str, float],
-    cost: Mapping[str, float],
+    per_query: Mapping[str, NDArray],
+    cost: Mapping[str, Any],
 ) -> Row:
     """One line of `results.json`.
 
-    cost: `seconds` of the pass over the photos, which all of its `poolings_in_pass` shared.
+    how: all else that a value depends on (resolution, scales, whitening, search, ...). cost: `seconds` of the pass over
+    the photos, which all of its `poolings_in_pass` shared.
     """
+    values = benchmark.values(per_query)
     sizes = {"queries": len(benchmark.queries), "images": len(benchmark.gallery), "skipped": benchmark.skipped}
-    how = {"resolution": resolution, "scales": list(extract.scales), "aspect": extract.aspect, "dtype": extract.dtype}
-    how |= {"multiple": model.backbone.multiple, "device": extraction.device_of(extract.device).type}
-    network = {"p": p_of(model), "dim": model.dim, "parameters": parameters(model)}
+    network = {"p": p_of(model), "parameters": parameters(model), "multiple": model.backbone.multiple}
     numbers = {name: None if math.isnan(value) else value for name, value in values.items()}  # JSON knows no NaN
-    judged = {"whitening": None, "rerank": None, "crop": getattr(benchmark, "crop", False), "metrics": numbers}
+    judged = {"metrics": numbers, **certainty(values, per_query, benchmark.landmarks)}
     return {
-        **{"benchmark": name, **asdict(subject), **how, **sizes},
+        **{"benchmark": name, **asdict(subject), **how, **sizes, "convention": benchmark.convention},
         **{**network, **judged, **cost, "versions": VERSIONS},
     }
+
+
+def certainty(
+    values: Mapping[str, float], per_query: Mapping[str, NDArray], landmarks: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """`macro`: the mean over landmarks of each value; `intervals`: where it may lie (95 %), resampling landmarks.
+
+    Both stand for values that are means over queries of at least two landmarks.
+    """
+    known: dict[str, dict[str, Any]] = {"macro": {}, "intervals": {}}
+    of = np.asarray(landmarks)
+    for name, each in per_query.items():
+        if (mean := metrics.mean_name(name)) in values and len(np.unique(of[~np.isnan(each)])) > 1:
+            known["macro"][mean] = statistics.macro_mean(each, of)
+            known["intervals"][mean] = list(statistics.interval(each, of))
+    return known
+
+
+def save_per_query(benchmark: Benchmark, per_query: Mapping[str, NDArray], file: Path) -> None:
+    """Keep every query's values as `.npz`: `queries` and `landmarks` (Q,), text, and the values (Q,) by name."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    above = os.path.commonpath([Path(query.path).resolve().parent for query in benchmark.queries])
+    names = [f"{os.path.relpath(photo_path(q), above)}{f' {q.box}' if q.box else ''}" for q in benchmark.queries]
+    kept: dict[str, Any] = {"queries": np.array(names), "landmarks": np.array(benchmark.landmarks), **per_query}
+    np.savez_compressed(file, **kept)
 
 
 def p_of(model: Embedder) -> float | dict[str, float] | None:
@@ -66,26 +92,30 @@ def parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
+def shown(benchmark: Benchmark) -> list[int]:
+    """A few queries that have something to find, evenly spread."""
+    some = [q for q, relevant in enumerate(benchmark.relevant) if len(relevant)]
+    return [some[i] for i in np.unique(np.linspace(0, len(some) - 1, SHOWN).round().astype(int))] if some else []
+
+
 def rankings(
-    name: str, benchmark: Benchmark, queries: NDArray, gallery: NDArray, resolution: int, subject: Subject
+    name: str, benchmark: Benchmark, queries: Sequence[int], scores: NDArray, how: Mapping[str, Any], subject: Subject
 ) -> list[Row]:
-    """For a few queries, evenly spread: the photos found first, each marked right, wrong or junk."""
-    shown = np.unique(np.linspace(0, len(queries) - 1, SHOWN).round().astype(int))
-    scores, found = search.exact(gallery, queries[shown], TOP + 1)
+    """The photos that these queries find first by their scores (S, N), each marked right, wrong or junk."""
     model = {key: getattr(subject, key) for key in ("backbone", "pooling", "head", "seed", "untrained", "settings")}
+    about = {"benchmark": name, **model, **how, "convention": benchmark.convention}
     entries = []
-    for place, q in enumerate(shown):
-        query = benchmark.queries[q]
-        relevant, ignored = benchmark.relevant[q], benchmark.ignored[q]
-        judged = metrics.per_query(queries[[q]] @ gallery.T, [relevant], [ignored])
+    for q, values in zip(queries, scores, strict=True):
+        query, relevant, ignored = benchmark.queries[q], benchmark.relevant[q], benchmark.ignored[q]
+        first = np.argpartition(-values, min(TOP + 1, len(values)) - 1)[: TOP + 1]
         top = [
-            {"path": photo_path(benchmark.gallery[i]), "score": float(score), "mark": mark(i, relevant, ignored)}
-            for score, i in zip(scores[place], found[place], strict=True)
-            if benchmark.gallery[i] != query
+            {"path": photo_path(benchmark.gallery[i]), "score": float(values[i]), "mark": mark(i, relevant, ignored)}
+            for i in sorted(first, key=lambda i: (-values[i], i))
+            if benchmark.gallery[i] != query and values[i] > -np.inf
         ]
+        ap = metrics.per_query(values[None], [relevant], [ignored])["AP"][0]
         asked = {"path": photo_path(query), "box": query.box}
-        entry = {"benchmark": name, "resolution": resolution, **model, "query": asked}
-        entries.append({**entry, "ap": float(judged["AP"][0]), "top": top[:TOP]})
+        entries.append({**about, "query": asked, "ap": float(ap), "top": top[:TOP]})
     return entries
 
 
@@ -110,7 +140,7 @@ def append(path: Path, rows: list[Row]) -> None:
 
 def printed(rows: Sequence[Row]) -> str:
     """The rows as a table for the terminal, values in percent."""
-    names = list(dict.fromkeys(n for r in rows for n in r["metrics"] if "mAP" in n or "mP@10" in n))
+    names = list(dict.fromkeys(n for r in rows for n in r["metrics"] if SAID.search(n)))
     poolings = [label(row["pooling"], row["options"]) for row in rows]
     wide = max(14, *map(len, poolings))
     head = f"{'benchmark':12} {'pooling':{wide}} {'':9} {'px':>5} " + " ".join(f"{n:>13}" for n in names)

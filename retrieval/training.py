@@ -20,7 +20,7 @@ from retrieval import embedder as embedders
 from retrieval import evaluation, extraction, losses, vocabulary
 from retrieval.benchmarks.folder import SameLandmark
 from retrieval.callbacks import HeldOut
-from retrieval.config import InputError, build, chosen
+from retrieval.config import InputError, build
 from retrieval.data.module import FolderData
 from retrieval.embedder import Embedder
 from retrieval.evaluation import refuse_used
@@ -132,7 +132,7 @@ def fit(cfg: DictConfig) -> list[Row]:
     data: FolderData = build(cfg.data, seed=int(cfg.seed), mean=embedder.backbone.mean, std=embedder.backbone.std)
     data.check(embedder.backbone.multiple, embedder.backbone.fixed_size)
     refuse_crops(embedder, data.resolution)
-    benchmarks = {name: build(one) for name, one in chosen(cfg.benchmark).items()}
+    benchmarks = evaluation.benchmarks_of(cfg)
     loss = losses.from_config(cfg.loss, data.num_classes, embedder.dim)
     module = Retrieval(
         embedder, loss, plain(cfg.optimizer), plain(cfg.schedule), plain(cfg.lr_multipliers), cfg.freeze_batchnorm

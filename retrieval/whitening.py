@@ -219,6 +219,7 @@ class Published:
                 "with a whitening_set, or none; a network with a whitening layer needs none"
             )
         self.whitening = whitenings[key].first(dim)
+        self.dim = self.whitening.out_features
 
     @property
     def label(self) -> str:

@@ -68,15 +68,16 @@ def test_a_function_is_no_component() -> None:
 def test_every_yaml_composes_by_its_name(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PHOTOS", "x")
     monkeypatch.setenv("WEIGHTS", "y")
-    group = path.parent.name
-    asked = f"{group}=[{path.stem}]" if group in ("benchmark", "logger", "callbacks") else f"{group}={path.stem}"
+    group, several = path.parent.name, ("benchmark", "logger", "callbacks", "rerank")
+    asked = f"{group}=[{path.stem}]" if group in several else f"{group}={path.stem}"
     given = {"data/folder": ["data.root=x"], "benchmark/folder": ["benchmark.folder.root=x"]}
     words = given.get(f"{group}/{path.stem}", []) + (["backbone.name=resnet18"] if path.stem == "timm" else [])
-    cfg = compose("train", [asked, *words], tmp_path)
+    judged = group in ("whitening", "whitening_set", "search", "rerank") or "python eval.py" in path.read_text()
+    cfg = compose("eval" if judged else "train", [asked, *words], tmp_path)
     if group == "experiment":
         assert cfg.names.pooling == "gem"
     else:
-        chosen = cfg[group][path.stem] if group in ("benchmark", "logger", "callbacks") else cfg[group]
+        chosen = cfg[group][path.stem] if group in several else cfg[group]
         assert chosen._target_ == load_yaml(path)._target_
 
 

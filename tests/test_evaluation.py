@@ -1,12 +1,15 @@
 """The one path by which anything is evaluated."""
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from retrieval import config, embedder, evaluation, results, subjects
+from retrieval import config, embedder, evaluation, extraction, results, subjects, whitening
 from retrieval.benchmarks.folder import Folder
 from retrieval.benchmarks.revisited import Revisited, checked
 from retrieval.config import InputError
@@ -124,3 +127,93 @@ def test_the_embedded_landmarks_are_a_revisited_benchmark(tmp_path: Path) -> Non
     for row, relevant in zip(perfect, benchmark.relevant, strict=True):
         row[relevant] = 1
     assert benchmark.judge(perfect)["medium/mAP"] == 1
+
+
+def whitened(photos: Path, out: Path, *words: str) -> results.Row:
+    """One row of GeM at 48 px, whitened by PCA to four dimensions that were fitted to the same photos."""
+    chosen = ["whitening=pca", "whitening.dim=4", "whitening_set=folder", f"whitening_set.root={photos}"]
+    (row,) = off_the_shelf(photos, out, "extract.resolutions=[48]", *chosen, *words)
+    return row
+
+
+def test_a_row_says_how_descriptors_were_whitened_and_what_was_fitted_lies_in_the_run(
+    photos: Path, tmp_path: Path
+) -> None:
+    row = whitened(photos, tmp_path)
+    assert row["whitening"].startswith("pca 4, ") and row["dim"] == 4
+    (file,) = (tmp_path / "whitening").glob("*.safetensors")
+    listed = Folder(str(photos)).gallery
+    rows = extraction.describe(embedder.load(tmp_path), listed, 48)
+    values = Folder(str(photos)).judge((white := whitening.load(file)(rows)) @ white.T)
+    assert values == pytest.approx(row["metrics"], abs=1e-6)
+
+
+def test_a_row_says_how_it_was_re_ranked(photos: Path, tmp_path: Path) -> None:
+    plain = off_the_shelf(photos, tmp_path / "plain", "extract.resolutions=[48]")[0]
+    words = ["extract.resolutions=[48]", "rerank=[database_augmentation,alpha_qe]", "rerank.alpha_qe.k=3"]
+    again = off_the_shelf(photos, tmp_path / "again", *words)[0]
+    assert plain["rerank"] is None and "alpha_qe k=3" in again["rerank"] and not again["junk_known"]
+    assert again["rerank"].startswith("database_augmentation")
+    assert again["metrics"] != plain["metrics"]
+
+
+def test_an_approximate_search_says_what_it_found_of_the_exact_one(photos: Path, tmp_path: Path) -> None:
+    words = ["extract.resolutions=[48]", "search=faiss", "search.factory=HNSW8", "search.neighbours=15"]
+    row = off_the_shelf(photos, tmp_path, *words)[0]
+    assert row["search"].startswith("HNSW8") and 0.5 < row["search_recall"]["recall@10"] <= 1
+
+
+def test_the_values_of_every_query_are_kept(photos: Path, tmp_path: Path) -> None:
+    (row,) = off_the_shelf(photos, tmp_path, "extract.resolutions=[48]")
+    kept = np.load(tmp_path / row["per_query"])
+    assert np.mean(kept["AP"]) == pytest.approx(row["metrics"]["mAP"])
+    assert list(kept["queries"][:2]) == ["arch/0.jpg", "arch/1.jpg"] and list(np.unique(kept["landmarks"])) == [
+        "arch",
+        "bridge",
+        "castle",
+        "dome",
+    ]
+
+
+def test_a_mean_stands_inside_its_interval_over_landmarks(photos: Path, tmp_path: Path) -> None:
+    (row,) = off_the_shelf(photos, tmp_path, "extract.resolutions=[48]")
+    low, high = row["intervals"]["mAP"]
+    assert low < row["metrics"]["mAP"] < high
+    assert row["macro"]["mAP"] == pytest.approx(row["metrics"]["mAP"])  # as many photos of each landmark
+
+
+def test_what_is_kept_is_not_described_again(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["extract.resolutions=[48]", f"cache={tmp_path / 'cache'}"]
+    before = off_the_shelf(photos, tmp_path / "first", *words)[0]
+    monkeypatch.setattr(extraction, "vectors", lambda *_: pytest.fail("described again"))
+    again = off_the_shelf(photos, tmp_path / "second", *words, "rerank=[alpha_qe]")[0]
+    assert again["backbone"] == before["backbone"]
+
+
+def test_a_named_store_made_otherwise_is_refused(photos: Path, tmp_path: Path) -> None:
+    store = f"extract.store={tmp_path / 'store'}"
+    off_the_shelf(photos, tmp_path / "first", "extract.resolutions=[48]", store)
+    with pytest.raises(InputError, match=r"made otherwise: scales is \[1.0\] there, \[1.0, 0.5\] was asked for"):
+        off_the_shelf(photos, tmp_path / "second", "extract.resolutions=[48]", "extract.scales=[1.0,0.5]", store)
+
+
+def test_what_benchmarks_share_is_one_part_and_distractors_are_another(photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos / "castle", tmp_path / "extra")
+    truth = {**TRUTH, "gnd": [LABELS]}
+    both = {
+        "one": Revisited(photos, truth, distractors=str(tmp_path / "extra")),
+        "two": Revisited(photos, {**truth, "imlist": TRUTH["imlist"][::-1]}, distractors=str(tmp_path / "extra")),
+    }
+    parts = evaluation.parted(both)
+    assert {name: len(part) for name, part in parts.items()} == {"one+two": 4, "distractors": 5}
+
+
+def test_of_two_processes_both_describe_and_one_judges(photos: Path, tmp_path: Path) -> None:
+    words = f"backbone=timm backbone.name=test_resnet benchmark=folder benchmark.folder.root={photos}".split()
+    place = [f"output_dir={tmp_path / 'run'}", f"cache={tmp_path / 'cache'}", "extract.resolutions=[48,64]"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "eval.py"]
+    subprocess.run([*torchrun, *words, *place, "extract.workers=0"], check=True, cwd=config.CONFIGS.parent)
+    rows = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert [row["resolution"] for row in rows] == [48, 64]
+    alone = off_the_shelf(photos, tmp_path / "alone", "extract.resolutions=[48,64]", f"cache={tmp_path / 'other'}")
+    assert [row["metrics"] for row in rows] == [row["metrics"] for row in alone]
