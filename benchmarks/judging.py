@@ -2,15 +2,14 @@
 
 Seeded unit descriptors lie in shards on disk; relevant images lie towards their queries. Both ways judge the three
 levels of Revisited Oxford and Paris from one score matrix, in one thread, and take turns, so that what else the
-machine does falls on both alike. The peak of memory is that of a process that does nothing but read, score and judge
-our way.
+machine does falls on both alike; CPU seconds vary less where others use the machine. The peak of memory is that of a
+process that does nothing but read, score and judge our way.
 """
 
 import argparse
 import json
 import os
 import pickle
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -118,15 +117,15 @@ def peak(queries: Rows, shards: Sequence[Path], truth: Truth) -> int:
     return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 
-def seconds(ways: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each way; they take turns."""
-    taken: dict[str, list[float]] = {name: [] for name in ways}
+def seconds(ways: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, NDArray[np.float64]]:
+    """Median seconds by the clock and of the CPU, (2,), of each way; they take turns."""
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
-            start = time.perf_counter()
+            clock, cpu = time.perf_counter(), time.process_time()
             way()
-            taken[name].append(time.perf_counter() - start)
-    return {name: statistics.median(each) for name, each in taken.items()}
+            taken[name].append((time.perf_counter() - clock, time.process_time() - cpu))
+    return {name: np.median(each, axis=0) for name, each in taken.items()}
 
 
 def main() -> None:
@@ -150,12 +149,12 @@ def main() -> None:
         f"AP and P@{', '.join(map(str, KS))}. {len(os.sched_getaffinity(0))} CPU cores, both ways in one thread, NumPy "
         f"{np.__version__}; medians of {options.repeats} turns.",
         "",
-        "| | seconds |",
-        "| --- | ---: |",
-        f"| sort every image for every query, walk over the lists | {taken['sort']:.2f} |",
-        f"| count the ranks of labelled images (`metrics.measured`) | {taken['count']:.3f} |",
-        f"| ratio | {taken['sort'] / taken['count']:.1f} |",
-        f"| for comparison: read the descriptors and score them | {scoring:.2f} |",
+        "| | seconds | CPU seconds |",
+        "| --- | ---: | ---: |",
+        "| sort every image for every query, walk over the lists | {:.2f} | {:.2f} |".format(*taken["sort"]),
+        "| count the ranks of labelled images (`metrics.measured`) | {:.3f} | {:.3f} |".format(*taken["count"]),
+        "| ratio | {:.1f} | {:.1f} |".format(*(taken["sort"] / taken["count"])),
+        f"| for comparison: read the descriptors and score them | {scoring:.2f} | |",
         "",
         f"Largest disagreement of a query's value: {apart:.1e} (beside a stable sort: equal scores stand by index). "
         f"Peak of resident memory of reading, scoring and judging: {memory / 1e9:.2f} GB, of which the score matrix is "
