@@ -39,7 +39,7 @@ def test_a_photo_at_the_radius_is_of_the_place_and_one_beyond_is_not(folder: Pat
 def test_queries_of_no_place_are_left_out_counted_and_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     benchmark = places(folder)
     assert [Path(photo.path).stem for photo in benchmark.queries] == ["q0", "q1"]
-    assert benchmark.convention == {"radius": 25, "queries_left_out": 1}
+    assert benchmark.convention == {"radius": 25, "queries_left_out": 1, "upright": True}
     assert "1 of 3 queries are left out" in "".join(capsys.readouterr())
 
 

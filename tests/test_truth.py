@@ -168,23 +168,50 @@ def doubled(times: int) -> list:
     return inner
 
 
-@pytest.mark.parametrize("times", [6, 25])
+@pytest.mark.parametrize("times", [8, 25])
 def test_a_small_file_that_describes_billions_by_repeating_is_refused(times: int) -> None:
     with pytest.raises(ValueError, match="far more than it holds"):
         truth.loads(pickle.dumps(doubled(times)))
 
 
+@pytest.mark.parametrize(
+    "end", [b"h\x00d0.", b"}h\x00Ns.", b"cbuiltins\nset\n]h\x00a\x85R."], ids=["value", "key", "set"]
+)
+def test_tuples_of_tuples_are_refused_before_they_are_hashed(end: bytes) -> None:
+    level = b"h\x00h\x00\x86q\x000"
+    with pytest.raises(ValueError, match="far more than it holds|no whole pickle"):
+        truth.loads(b"\x80\x02)q\x000" + level * 60 + end)
+
+
+def test_lists_that_grow_after_they_were_repeated_are_refused() -> None:
+    nested = b"".join(b"]q" + bytes([i]) + b"0" for i in range(30))
+    grown = b"".join(
+        b"h" + bytes([i]) + b"(" + b"h" + bytes([i + 1]) + b"h" + bytes([i + 1]) + b"e0" for i in range(29)
+    )
+    with pytest.raises(ValueError, match="far more than it holds"):
+        truth.loads(b"\x80\x02" + nested + grown + b"h\x00.")
+
+
+def test_queries_may_share_a_list() -> None:
+    junk = list(range(500))
+    gnd = [{"easy": [q], "junk": junk} for q in range(200)]
+    assert truth.loads(pickle.dumps(gnd)) == gnd
+
+
 def test_one_array_many_times_is_refused() -> None:
     with pytest.raises(ValueError, match="far more than it holds"):
-        truth.loads(pickle.dumps([np.zeros(10_000)] * 100))
+        truth.loads(pickle.dumps([np.zeros(10_000)] * 1000))
 
 
 def test_bytes_made_again_and_again_from_one_text_are_refused() -> None:
     calls = (
-        b"c_codecs\nencode\np0\n0X" + struct.pack("<i", 1000) + b"a" * 1000 + b"q\x010X\x06\x00\x00\x00latin1q\x020("
+        b"c_codecs\nencode\np0\n0X"
+        + struct.pack("<i", 10_000)
+        + b"a" * 10_000
+        + b"q\x010X\x06\x00\x00\x00latin1q\x020("
     )
     with pytest.raises(ValueError, match="far more than it holds"):
-        truth.loads(b"\x80\x02" + calls + b"g0\nh\x01h\x02\x86R" * 1000 + b"l.")
+        truth.loads(b"\x80\x02" + calls + b"g0\nh\x01h\x02\x86R" * 2000 + b"l.")
 
 
 def test_a_memo_of_billions_of_places_is_refused_before_it_is_made() -> None:

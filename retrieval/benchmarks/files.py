@@ -35,22 +35,27 @@ def expected(paths: Iterable[Path], where: str) -> None:
             raise InputError(f"{path} is not there. {where}")
 
 
-def below(folder: Path) -> dict[str, str]:
-    """Paths of all image files below a folder by their names without suffix, in the order of the names."""
+def below(folder: Path) -> list[str]:
+    """Paths of all image files below a folder, sorted; hidden files and folders are left out."""
+    found: list[str] = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        seen = (name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith("."))
+        found += (os.path.join(place, name) for name in seen)
+    return sorted(found)
+
+
+def by_name(folder: Path) -> dict[str, str]:
+    """Those paths by the photos' names without folder and suffix, in the order of the names."""
     found: dict[str, str] = {}
-    for place, _, names in os.walk(folder):
-        for name in names:
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() not in SUFFIXES or name.startswith("."):
-                continue
-            if stem in found:
-                raise InputError(f"photos below {folder} need different names: {found[stem]}, {place}/{name}")
-            found[stem] = os.path.join(place, name)
+    for path in below(folder):
+        if (other := found.setdefault(Path(path).stem, path)) != path:
+            raise InputError(f"photos below {folder} need different names: {other}, {path}")
     return dict(sorted(found.items()))
 
 
 def named(folder: str | Path, name: str) -> str:
     """Path of a photo that a list names, below a folder; `.jpg` where the list gives no suffix."""
-    if not name or name.startswith("/") or ".." in Path(name).parts:
+    if not name or name.startswith("/") or ".." in name.split("/"):
         raise InputError(f"photos must lie below {folder}, a list names {name!r}")
     return os.path.join(folder, name if name.lower().endswith(SUFFIXES) else f"{name}.jpg")

@@ -39,7 +39,7 @@ class Labelled(Ranked):
             landmarks=[photos.labels[i] for i in queries],
             levels={"": (relevant, ignored)},
             measures={**metrics.trapezoid_and_precision(KS), **metrics.metric_learning(KS)},
-            convention={},
+            convention={"upright": True},
             skipped=photos.skipped,
         )
 

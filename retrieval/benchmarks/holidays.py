@@ -32,7 +32,7 @@ class Holidays(Ranked):
             f"jpg1.tar.gz and jpg2.tar.gz, from {PAGE}, must be fetched by hand: their photos go into that folder, "
             "or the archives themselves, which the option download=true unpacks",
         )
-        paths = files.below(folder)
+        paths = files.by_name(folder)
         odd = [path for name, path in paths.items() if not re.fullmatch(r"\d{6}", name)]
         if odd:
             raise InputError(f"photos of Holidays are named 1xxxyy.jpg, {folder} holds {odd[0]}")

@@ -94,7 +94,7 @@ class Buildings(Ranked):
 
     def photos(self, folder: Path, size: int | None) -> dict[str, str]:
         """Paths of the photos by name, without those that are corrupt."""
-        paths = {name: path for name, path in files.below(folder).items() if name not in self.corrupt}
+        paths = {name: path for name, path in files.by_name(folder).items() if name not in self.corrupt}
         if size not in (None, len(paths)):
             raise InputError(
                 f"{self.name} has {size:,} photos, {folder} holds {len(paths):,}; size=null takes any number"

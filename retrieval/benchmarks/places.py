@@ -54,7 +54,7 @@ class Places(Ranked):
             landmarks=cells(at[kept], CELL * float(radius), degrees=kind is DEGREES),
             levels={"": ([relevant[i] for i in kept], [NONE] * len(kept))},
             measures={name: f for name, f in metrics.metric_learning(KS).items() if name.startswith("recall")},
-            convention={"radius": float(radius), "queries_left_out": len(asked) - len(kept)},
+            convention={"radius": float(radius), "queries_left_out": len(asked) - len(kept), "upright": True},
         )
 
 

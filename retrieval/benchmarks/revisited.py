@@ -101,7 +101,7 @@ def distracting(folder: str | Path) -> list[Photo]:
     """The photos of a folder of distractors; says so where they are not the 1,001,001 of revisitop1m.
 
     `<folder>/<folder's name>.txt` lists them, below `<folder>/jpg`; without that file they are all photos below the
-    folder, in the order of their names.
+    folder, sorted by path.
     """
     folder = Path(folder)
     files.expected(
@@ -114,7 +114,7 @@ def distracting(folder: str | Path) -> list[Photo]:
     if listed.is_file():
         paths = [files.named(folder / "jpg", name) for name in listed.read_text().split()]
     else:
-        paths = list(files.below(folder).values())
+        paths = files.below(folder)
     photos = [Photo(path, upright=False) for path in paths]
     if not photos:
         raise InputError(f"{folder} has no distractors: neither {listed.name} nor photos")

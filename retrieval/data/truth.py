@@ -22,7 +22,7 @@ from retrieval.config import InputError
 
 SUFFIXES = (".pkl", ".pickle", ".json")
 LIMIT = 256 * 2**20  # bytes of a file: those published have 0.1 to 20 million
-SLACK = 4  # bytes made or elements described per byte of the file
+FREE, SLACK = 10**6, 4  # bytes made and elements described: so many, and so many for each byte of the file
 DEPTH = 32  # levels of nesting: those published have 4
 SCALARS = (str, bytes, bool, int, float, type(None))
 PLAIN_DTYPE = re.compile(r"b1|[iufSU]\d{1,4}")
@@ -57,8 +57,9 @@ def _json(data: bytes) -> Any:
 def loads(data: bytes) -> Any:
     """The plain data that a pickle describes; NotPlain (a ValueError) where it asks for anything else."""
     try:
-        _check_operations(data)
-        budget = _Budget(SLACK * len(data))
+        limit = FREE + SLACK * len(data)
+        _check_operations(data, limit)
+        budget = _Budget(limit)
         return _plain(_Unpickler(data, budget).load(), budget)
     except NotPlain:
         raise
@@ -68,22 +69,42 @@ def loads(data: bytes) -> Any:
         raise NotPlain(f"it is no whole pickle ({type(error).__name__}: {error})") from None
 
 
-def _check_operations(data: bytes) -> None:
-    """Walks through the operations without performing any: a cut-off file, or a place in the memo that is far off.
+def _check_operations(data: bytes, limit: int) -> None:
+    """Walks through the operations with the size of each object in its place, and performs none.
 
-    The unpickler reserves as many places as the highest index says, whatever the file's size.
+    Finds a file that is cut off, tuples of tuples that would take for ever to hash (as keys, or in sets), and a place
+    in the memo that is far off: the unpickler reserves as many places as the highest says.
     """
+    stack: list[int | None] = []  # sizes; None is a mark
+    memo: dict[int, int | None] = {}
     for operation, argument, _ in pickletools.genops(data):
-        if operation.name.endswith("PUT") and isinstance(argument, int) and argument > len(data):
-            raise NotPlain(f"it asks for a memo of {argument:,} places")
+        name, place = operation.name, argument if isinstance(argument, int) else len(memo)
+        if name.endswith("PUT") or name == "MEMOIZE":
+            if place > len(data):
+                raise NotPlain(f"it asks for a memo of {place:,} places")
+            memo[place] = stack[-1]
+        elif name.endswith("GET") or name == "DUP":
+            stack.append(stack[-1] if name == "DUP" else memo[place])
+        else:
+            size = 1 + _taken(stack, operation)
+            if size > limit:
+                raise NotPlain("it describes far more than it holds, by repeating itself")
+            stack += [None if made is pickletools.markobject else size for made in operation.stack_after]
+
+
+def _taken(stack: list[int | None], operation: pickletools.OpcodeInfo) -> int:
+    """The size of what an operation takes from the stack; it is gone then."""
+    wanted, size = operation.stack_before, 0
+    if pickletools.markobject in wanted:
+        while (top := stack.pop()) is not None:
+            size += top
+        wanted = wanted[: wanted.index(pickletools.markobject)]
+    return size + sum(stack.pop() or 0 for _ in wanted)
 
 
 class _Budget:
-    """What a file may still describe.
-
-    A pickle may refer to one list or text many times, so that a small file describes more than any memory holds.
-    Where nothing is repeated, every element costs the file a byte.
-    """
+    """What a file may still describe: it may refer to one list or text many times, and so to more than memory holds.
+    Where nothing is repeated, every element costs the file a byte."""
 
     def __init__(self, size: int) -> None:
         self.left = size
