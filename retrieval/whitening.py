@@ -69,7 +69,8 @@ def fit_learned(X: Vectors, queries: ArrayLike, positives: ArrayLike, dim: int |
     if added:
         warnings.warn(
             f"learned whitening: the differences of {len(left)} pairs do not span {length} dimensions; {added:.0e} was "
-            "added to the diagonal, and directions in which no pair differs now count most: give it more pairs",
+            "added to the diagonal, and directions in which no pair differs now count most: give it more pairs, or use "
+            "whitening=pca_shrinkage, which needs fewer photos",
             stacklevel=2,
         )
     inverse = np.linalg.inv(factor)
