@@ -34,7 +34,7 @@ FIRST = [KReciprocal(4, 2, shortlist=9), Diffusion(5, 3, shortlist=9), SuperGlob
 JUNK_AWARE: list[Callable[..., Step]] = [AlphaQE, Diffusion, KReciprocal, SuperGlobal]
 
 
-def name(value: object) -> str | None:
+def name(value: Any) -> str | None:
     return value.label if hasattr(value, "label") else getattr(value, "__name__", None)
 
 

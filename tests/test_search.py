@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 import torch
@@ -12,8 +13,8 @@ from numpy.typing import NDArray
 
 from retrieval import search
 from retrieval.config import CONFIGS, InputError, build, load_yaml
-from retrieval.descriptors import Descriptors
-from retrieval.search import Exact, Faiss, recall, top
+from retrieval.descriptors import BLOCK, Descriptors
+from retrieval.search import Exact, Faiss, exhaustive, recall, top
 
 
 def unit(count: int, dim: int = 16, seed: int = 0) -> NDArray[np.float32]:
@@ -51,7 +52,7 @@ def test_exact_scores_are_numpys() -> None:
 
 
 def test_exact_scores_come_in_blocks_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "BUDGET", 4 * 600 * 3)
+    monkeypatch.setattr(exhaustive, "BUDGET", 4 * 600 * 3)
     assert [len(block) for block in Exact().scores(QUERIES, HELD)] == [3, 3, 1]
     np.testing.assert_allclose(matrix(Exact()), QUERIES @ GALLERY.T, atol=1e-6)
 
@@ -73,7 +74,7 @@ def test_exact_neighbours_are_those_of_a_full_sort(k: int) -> None:
 
 
 def test_neighbours_are_merged_over_blocks_of_queries_and_gallery(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "BUDGET", 4 * 3 * search.BLOCK)
+    monkeypatch.setattr(exhaustive, "BUDGET", 4 * 3 * BLOCK)
     blocks = Descriptors.blocks
     monkeypatch.setattr(Descriptors, "blocks", lambda self: blocks(self, 37))
     assert np.array_equal(Exact().nearest(QUERIES, HELD, 50)[1], ranked(QUERIES @ GALLERY.T, 50))
@@ -147,7 +148,7 @@ def test_looking_into_more_clusters_loses_less() -> None:
 
 
 def test_codes_numbered_plainly_give_the_same_neighbours() -> None:
-    given = search.faiss.index_factory(16, "PQ2x4", search.faiss.METRIC_INNER_PRODUCT)
+    given = faiss.index_factory(16, "PQ2x4", faiss.METRIC_INNER_PRODUCT)
     given.train(GALLERY)
     given.add(GALLERY)
     assert np.array_equal(Faiss("PQ2x4").nearest(QUERIES, HELD, 1)[0], given.search(QUERIES, 1)[0])

@@ -1,86 +1,21 @@
-"""Nearest neighbours, exact and approximate, and clusters: the one caller of faiss.
+"""Approximate nearest neighbours, and clusters, by faiss."""
 
-Q queries, N gallery images, d dimensions, all unit vectors; scores are inner products, of equal ones the image with
-the lower index stands first. -inf and index -1 say that nothing was retrieved.
-"""
-
-import hashlib
-import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import faiss
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from retrieval.config import InputError
 from retrieval.descriptors import BLOCK, Descriptors, Indices, Rows
-from retrieval.extraction import device_of
+from retrieval.search.exhaustive import Exact, chunks
+from retrieval.search.files import fingerprint, load, refuse_other, save
 
-BUDGET = 1 << 29  # bytes of one block of scores
 GPU_NEIGHBOURS = 2048  # the most that faiss gives on a GPU
 RECALLS = (1, 10, 100)
-
-
-class Search(Protocol):
-    """Scores queries (Q, d) against a gallery. `label` says in a result row how."""
-
-    @property
-    def label(self) -> str: ...
-    def check(self, dim: int, rows: int) -> None: ...
-    def scores(self, queries: Rows, gallery: Descriptors) -> Iterator[Rows]: ...
-    def nearest(self, queries: Rows, gallery: Descriptors, k: int) -> tuple[Rows, Indices]: ...
-    def recall(self, queries: Rows, gallery: Descriptors) -> dict[str, float]: ...
-
-
-class Exact:
-    """Every inner product, in float32 (no TF32), a block at a time, on the CPU or on one GPU."""
-
-    label = "exact"
-
-    def __init__(self, device: str = "auto") -> None:
-        self.device = device_of(device)
-
-    def check(self, dim: int, rows: int) -> None:
-        """Any dimension and any number of rows will do."""
-
-    def scores(self, queries: Rows, gallery: Descriptors) -> Iterator[Rows]:
-        """Consecutive row blocks (c, N) of the score matrix, each within BUDGET bytes (or one row)."""
-        for part in chunks(len(queries), len(gallery)):
-            block = np.empty((part.stop - part.start, len(gallery)), dtype=np.float32)
-            for columns, product in self._products(queries[part], gallery):
-                block[:, columns] = product.cpu().numpy()
-            yield block
-
-    def nearest(self, queries: Rows, gallery: Descriptors, k: int) -> tuple[Rows, Indices]:
-        """Scores and indices (Q, min(k, N)) of the k nearest images, best first; the scores are never all in memory."""
-        k = min(k, len(gallery))
-        scores, found = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
-        for part in chunks(len(queries), BLOCK + 4 * k):
-            count = part.stop - part.start
-            best = torch.empty((count, 0), device=self.device), torch.empty((count, 0), device=self.device).long()
-            for columns, product in self._products(queries[part], gallery):
-                values, at = top(product, k)
-                best = _merged(*best, values, torch.from_numpy(columns).to(at.device)[at], k)
-            scores[part], found[part] = best[0].cpu().numpy(), best[1].cpu().numpy()
-        return scores, found
-
-    def recall(self, queries: Rows, gallery: Descriptors) -> dict[str, float]:
-        """Empty: nothing is lost."""
-        return {}
-
-    def _products(self, queries: Rows, gallery: Descriptors) -> Iterator[tuple[Indices, Tensor]]:
-        asked = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32)).to(self.device)
-        for columns, rows in gallery.blocks():
-            order = np.argsort(columns)  # within a block a lower position is a lower index
-            with _full_precision():
-                product = asked @ torch.from_numpy(rows[order]).to(self.device).T
-            yield columns[order], product
 
 
 class Faiss:
@@ -201,44 +136,6 @@ class Faiss:
         return {"factory": self.factory, "seed": self.seed, "dim": dim, "rows": rows}
 
 
-def chunks(count: int, width: int) -> Iterator[slice]:
-    """Slices of `count` rows of `width` float32, each within BUDGET bytes (or one row)."""
-    size = max(1, BUDGET // (4 * max(1, width)))
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))
-
-
-def top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Values and positions (c, min(k, n)) of the highest of each row (c, n), best first; of equals the lower position.
-
-    Which of several -inf are given is left open.
-    """
-    values, at = scores.topk(min(k, scores.shape[1]), dim=1)
-    edge = values[:, -1:]
-    torn = ((scores == edge).sum(1) > (values == edge).sum(1)) & (edge[:, 0] > -torch.inf)  # topk took any of equals
-    if torn.any():
-        at[torn] = scores[torn].sort(dim=1, descending=True, stable=True).indices[:, : at.shape[1]]
-    at = at.sort(dim=1).values
-    values, order = scores.gather(1, at).sort(dim=1, descending=True, stable=True)
-    return values, at.gather(1, order)
-
-
-def _merged(values: Tensor, found: Tensor, new: Tensor, new_found: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    found, by_index = torch.cat([found, new_found], 1).sort(dim=1)
-    values, order = torch.cat([values, new], 1).gather(1, by_index).sort(dim=1, descending=True, stable=True)
-    return values[:, :k], found.gather(1, order)[:, :k]
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    # Training may have allowed TF32 for this process: scores that differ in the fourth digit reorder images.
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 def _on_gpus(index: Any) -> Any:
     if not faiss.get_num_gpus():
         return index
@@ -270,53 +167,6 @@ def recall(found: Indices, exact_found: Indices) -> dict[str, float]:
         wanted, got = exact_found[:, :k], found[:, :k]
         shares[f"recall@{k}"] = float((wanted[:, :, None] == got[:, None, :]).any(2).mean())
     return shares
-
-
-def fingerprint(gallery: Descriptors) -> str:
-    """A hash of the rows in their order, wherever they lie."""
-    digest = hashlib.sha256()
-    for start in range(0, len(gallery), BLOCK):
-        digest.update(gallery.take(np.arange(start, min(start + BLOCK, len(gallery)))).tobytes())
-    return digest.hexdigest()
-
-
-def save(index: Any, path: Path, made_of: Mapping[str, Any]) -> None:
-    """Write the index, whole or not at all, and beside it in `PATH.json` what it was made of."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    faiss.write_index(index, str(part))
-    _record(path).write_text(json.dumps(dict(made_of), indent=1))
-    part.replace(path)
-
-
-def load(path: Path, made_of: Mapping[str, Any]) -> Any:
-    """The index at `path`; one made of something else is refused, as is a file that is no index."""
-    refuse_other(path, made_of)
-    try:
-        return faiss.read_index(str(path))
-    except RuntimeError as error:
-        raise InputError(f"search.index {path} cannot be read as an index of faiss: {error}") from error
-
-
-def refuse_other(path: Path, made_of: Mapping[str, Any]) -> None:
-    """Refuse an index made of something else, naming each difference."""
-    if not _record(path).is_file():
-        raise InputError(f"search.index {path} has no {_record(path).name} that says what it was made of: name another")
-    record = json.loads(_record(path).read_text())
-    unlike = [
-        f"{key} {record.get(key)} there, {value} here" for key, value in made_of.items() if record.get(key) != value
-    ]
-    if unlike:
-        raise InputError(f"search.index {path} was made of something else ({'; '.join(unlike)}): name another file")
-
-
-def _record(path: Path) -> Path:
-    return path.with_name(f"{path.name}.json")
-
-
-def exact(gallery: NDArray[np.float32], queries: NDArray[np.float32], k: int) -> tuple[NDArray, NDArray]:
-    """The k nearest gallery rows of each query by inner product: scores and indices, (Q, k), best first."""
-    return Exact("cpu").nearest(queries, Descriptors([gallery]), k)
 
 
 def kmeans(vectors: NDArray[np.float32], clusters: int, seed: int, iterations: int = 100) -> NDArray[np.float32]:
