@@ -177,6 +177,11 @@ def test_too_few_images_for_the_clusters_are_refused(factory: str, needed: int) 
         Faiss(factory).check(16, 200)
 
 
+def test_an_index_that_cannot_be_trained_on_the_images_is_refused() -> None:
+    with pytest.raises(InputError, match="search.factory 'PRQ2x2x8' cannot be trained on 100 images"):
+        matrix(Faiss("PRQ2x2x8"), Descriptors([GALLERY[:100]]))
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -38,7 +38,7 @@ class Faiss:
     ) -> None:
         self.factory, self.neighbours, self.seed = str(factory), neighbours, seed
         self.index = Path(index) if index else None
-        inverted = re.search("IVF|IMI", self.factory) is not None
+        inverted = "IVF" in self.factory
         if not isinstance(neighbours, int) or neighbours < 1:
             raise InputError(f"search.neighbours must be a whole number from 1, got {neighbours!r}")
         if nprobe is not None and not inverted:
@@ -80,9 +80,8 @@ class Faiss:
         """Scores and indices (Q, min(k, N)), best first, then -inf and -1 where fewer were retrieved."""
         k = min(k, len(gallery))
         index, on_gpus = self._indexed(gallery)
-        values, found = (on_gpus if k <= GPU_NEIGHBOURS else index).search(
-            np.ascontiguousarray(queries, dtype=np.float32), k
-        )
+        by = on_gpus if k <= GPU_NEIGHBOURS else index
+        values, found = by.search(np.ascontiguousarray(queries, dtype=np.float32), k)
         values = np.where(found < 0, -np.inf, values).astype(np.float32)
         order = np.lexsort((found, -values), axis=-1)
         return np.take_along_axis(values, order, 1), np.take_along_axis(found, order, 1)
@@ -112,7 +111,13 @@ class Faiss:
         index = self._empty(gallery.dim)
         if not index.is_trained:
             drawn = np.random.default_rng(self.seed).permutation(len(gallery))
-            index.train(gallery.take(np.sort(drawn[: max(65_536, 256 * clusters(self.factory))])))
+            sample = np.sort(drawn[: max(65_536, 256 * clusters(self.factory))])
+            try:
+                index.train(gallery.take(sample))
+            except RuntimeError as error:
+                raise InputError(
+                    f"search.factory '{self.factory}' cannot be trained on {len(sample)} images: {error}"
+                ) from error
         for start in range(0, len(gallery), BLOCK):
             index.add(gallery.take(np.arange(start, min(start + BLOCK, len(gallery)))))
         return index
