@@ -129,7 +129,7 @@ def test_neighbours_that_an_inverted_file_lacks_are_marked_at_the_end() -> None:
     ("by", "least"),
     [
         (Faiss("Flat"), 1.0),
-        (Faiss("HNSW32"), 0.95),
+        (Faiss("HNSW32"), 0.99),
         (Faiss("SQ8"), 0.9),
         (Faiss("IVF8,Flat", nprobe=8), 1.0),
         (Faiss("IVF8,Flat", nprobe=1), 0.1),
@@ -152,6 +152,12 @@ def test_codes_numbered_plainly_give_the_same_neighbours() -> None:
     given.train(GALLERY)
     given.add(GALLERY)
     assert np.array_equal(Faiss("PQ2x4").nearest(QUERIES, HELD, 1)[0], given.search(QUERIES, 1)[0])
+
+
+def test_a_graph_is_searched_as_far_as_neighbours_are_asked_for() -> None:
+    few, many = (Faiss("HNSW4", n).nearest(QUERIES, HELD, 20)[1] for n in (20, 600))
+    exact = Exact().nearest(QUERIES, HELD, 20)[1]
+    assert recall(few, exact)["recall@10"] < recall(many, exact)["recall@10"] == 1
 
 
 def test_recall_counts_which_of_the_nearest_are_found() -> None:

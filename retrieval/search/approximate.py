@@ -25,7 +25,7 @@ class Faiss:
     inverted file that are looked into (16 if not given). index: a file that the index is opened from, when it was
     made of the same descriptors in the same way, and written to when absent. It is trained on rows drawn with `seed`
     and runs on every GPU where there is one, the index has a form for it and no more than 2,048 neighbours are asked
-    for; HNSW stays on the CPU.
+    for; HNSW stays on the CPU, and keeps `neighbours` candidates (its efSearch).
     """
 
     def __init__(
@@ -87,9 +87,9 @@ class Faiss:
         return np.take_along_axis(values, order, 1), np.take_along_axis(found, order, 1)
 
     def recall(self, queries: Rows, gallery: Descriptors) -> dict[str, float]:
-        """`recall` of this search against the exact one."""
-        most = min(max(RECALLS), self.neighbours)
-        return recall(self.nearest(queries, gallery, most)[1], Exact().nearest(queries, gallery, max(RECALLS))[1])
+        """`recall` of this search, as it scores, against the exact one."""
+        found = self.nearest(queries, gallery, self.neighbours)[1]
+        return recall(found, Exact().nearest(queries, gallery, max(RECALLS))[1])
 
     def _indexed(self, gallery: Descriptors) -> tuple[Any, Any]:
         # The index of the last gallery is kept: a chain of re-ranking steps asks for the same one several times.
@@ -102,7 +102,7 @@ class Faiss:
         assert self.index is not None
         made_of = self._made_of(gallery.dim, len(gallery)) | {"descriptors": fingerprint(gallery)}
         if self.index.exists():
-            return self._probing(load(self.index, made_of))
+            return self._tuned(load(self.index, made_of))
         save(index := self._filled(gallery), self.index, made_of)
         return index
 
@@ -124,7 +124,7 @@ class Faiss:
 
     def _empty(self, dim: int) -> Any:
         try:
-            return self._probing(faiss.index_factory(dim, plain_codes(self.factory), faiss.METRIC_INNER_PRODUCT))
+            return self._tuned(faiss.index_factory(dim, plain_codes(self.factory), faiss.METRIC_INNER_PRODUCT))
         except RuntimeError as error:
             raise InputError(
                 f"search.factory '{self.factory}' is no faiss index of inner products in {dim} dimensions: "
@@ -132,9 +132,11 @@ class Faiss:
                 "OPQ32,IVF1024,PQ32, ... where PQ's number divides the dimension"
             ) from error
 
-    def _probing(self, index: Any) -> Any:
+    def _tuned(self, index: Any) -> Any:
         if self.nprobe:
             faiss.ParameterSpace().set_index_parameter(index, "nprobe", self.nprobe)
+        elif "HNSW" in self.factory:  # else it stops at 16 candidates, however many neighbours are asked for
+            faiss.ParameterSpace().set_index_parameter(index, "efSearch", self.neighbours)
         return index
 
     def _made_of(self, dim: int, rows: int) -> dict[str, Any]:
