@@ -25,7 +25,7 @@ ROOMS = {
     "timm": {"backbones"},
     "pytorch_metric_learning": {"losses"},
     "lightning": {"training", "callbacks", "data/module"},
-    "faiss": {"search"},
+    "faiss": {"search/approximate", "search/files"},
     "wandb": {"callbacks"},
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

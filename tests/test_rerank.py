@@ -34,7 +34,7 @@ FIRST = [KReciprocal(4, 2, shortlist=9), Diffusion(5, 3, shortlist=9), SuperGlob
 JUNK_AWARE: list[Callable[..., Step]] = [AlphaQE, Diffusion, KReciprocal, SuperGlobal]
 
 
-def name(value: object) -> str | None:
+def name(value: Any) -> str | None:
     return value.label if hasattr(value, "label") else getattr(value, "__name__", None)
 
 
@@ -118,7 +118,7 @@ def test_what_an_index_did_not_retrieve_stays_unretrieved(step: Step) -> None:
 
 @pytest.mark.parametrize("before", STEPS, ids=name)
 @pytest.mark.parametrize("after", STEPS, ids=name)
-def test_steps_follow_one_another_in_any_order_that_loses_nothing(before: Step, after: Step) -> None:
+def test_steps_follow_one_another_and_lose_no_image(before: Step, after: Step) -> None:
     assert len(np.unique(orders(rerank.apply([before, after], drawn()))[0])) == 30
 
 

@@ -49,7 +49,7 @@ class SuperGlobal:
         first = refined_products(rows @ query, near, weights)
         nearest = np.argsort(-first, kind="stable")[: self.K + 1]
         expanded = np.einsum("nk,nkd->nd", weights[nearest], rows[near[nearest]]).max(0)
-        return (first + refined_products(rows @ expanded, near, weights)) / 2
+        return (first + refined_products(rows @ expanded, near, weights)) / np.float32(2)
 
 
 def refinement(rows: Rows, K: int, beta: float) -> tuple[Indices, Rows]:
