@@ -76,9 +76,12 @@ def _compared(rows: Sequence[Row], lines: Sequence[Line], reference: Line, what:
             missing.append(f"Not compared: {labels[line]} and {labels[reference]} share no benchmark and resolution.")
     if not found:
         raise ValueError("\n".join(missing or [f"there is no line besides {labels[reference]}"]))
-    table = _table(f"of {what} minus that of {labels[reference]}", found, labels if what == EACH else {})
+    title = f"of {what} minus that of {labels[reference]}"
+    table = _pivoted(title, found, labels) if what == EACH else _table(title, found)
     count = f"{table.title}: {len(found)} p values, not corrected for their number."
-    return table, [NOTE, *([count] if len(found) > 1 else []), *dict.fromkeys(missing)]
+    sizes = [f"{one.column.benchmark}: {one.queries} queries of {one.of.landmarks} landmarks" for one in found]
+    compared = f"Compared on {', '.join(dict.fromkeys(sizes))}." if what == EACH else ""
+    return table, [NOTE, *filter(None, [compared, count if len(found) > 1 else ""]), *dict.fromkeys(missing)]
 
 
 def _cells(rows: Sequence[Row], a: Line, b: Line) -> Iterator[tuple[str, Column, list[Row], list[Row]]]:
@@ -98,20 +101,49 @@ def _difference(line: Line, level: str, column: Column, ours: list[Row], theirs:
     return _Difference(line, level, column, of, int((~np.isnan(a.values[0])).sum()))
 
 
-def _table(title: str, found: Sequence[_Difference], labels: Mapping[Line, str]) -> Table:
-    """title: without its metric. labels: of the lines, where each is to be named."""
-    leveled, metrics = any(one.level for one in found), {one.column.metric for one in found}
-    words = [*(["line"] if labels else []), "benchmark", *(["level"] if leveled else [])]
+def _table(title: str, found: Sequence[_Difference]) -> Table:
+    """A line a difference. title: without its metric."""
+    leveled, alike = any(one.level for one in found), len({one.column.metric for one in found}) == 1
+    words = ["benchmark", *(["level"] if leveled else [])]
     lines = []
     for one in found:
-        benchmark = one.column.benchmark if len(metrics) == 1 else f"{one.column.benchmark} {one.column.metric}"
         level = [one.level.capitalize() or "-"] if leveled else []
-        first = [*([labels[one.line]] if labels else []), benchmark, *level]
-        between = f"[{points(one.of.low)}, {points(one.of.high)}]"
-        numbers = [f"{one.column.resolution}", points(one.of.mean), between, p_value(one.of.p_value)]
-        lines.append([Cell(text) for text in (*first, *numbers, str(one.of.landmarks), str(one.queries))])
+        numbers = [f"{one.column.resolution}", points(one.of.mean), between(one), p_value(one.of.p_value)]
+        benchmark = one.column.benchmark if alike else f"{one.column.benchmark} {one.column.metric}"
+        texts = [benchmark, *level, *numbers, str(one.of.landmarks), str(one.queries)]
+        lines.append([Cell(text) for text in texts])
     header = [*words, "px", "difference", "95 % interval", "p", "landmarks", "queries"]
-    return Table(f"{metrics.pop() if len(metrics) == 1 else 'Score'} {title}", header, lines, len(words))
+    return Table(f"{_metrics(found)} {title}", header, lines, len(words))
+
+
+def _pivoted(title: str, found: Sequence[_Difference], labels: Mapping[Line, str]) -> Table:
+    """A line for each line compared, a column for each benchmark, level and resolution: difference, interval, p."""
+    columns = list(dict.fromkeys((one.level, one.column) for one in found))
+    lines = []
+    for line in dict.fromkeys(one.line for one in found):
+        of = {(one.level, one.column): one for one in found if one.line == line}
+        texts = [_said(of[column]) if column in of else "-" for column in columns]
+        lines.append([Cell(labels[line]), *map(Cell, texts)])
+    header = [
+        "line",
+        *(", ".join([*([level.capitalize()] if level else []), column.title]) for level, column in columns),
+    ]
+    return Table(f"{_metrics(found)} {title}", header, lines, 1)
+
+
+def _said(one: _Difference) -> str:
+    p = p_value(one.of.p_value)
+    return f"{points(one.of.mean)} {between(one)}, p {p if p.startswith('<') else f'= {p}'}"
+
+
+def _metrics(found: Sequence[_Difference]) -> str:
+    metrics = {one.column.metric for one in found}
+    return metrics.pop() if len(metrics) == 1 else "Score"
+
+
+def between(one: _Difference) -> str:
+    """The interval of a difference."""
+    return f"[{points(one.of.low)}, {points(one.of.high)}]"
 
 
 def points(value: float) -> str:

@@ -41,9 +41,15 @@ class Method:
     whitening: Any = None
     pairs: Any = None
 
-    def check(self, models: Sequence[Embedder], benchmarks: Mapping[str, Benchmark]) -> None:
+    def check(self, models: Sequence[Embedder], benchmarks: Mapping[str, Benchmark], resolutions: int) -> None:
         """Refuse, before anything is described, what cannot be fitted, searched or re-ranked so."""
         rerank.check(self.rerank, self.search)
+        galleries = len(models) * len(benchmarks) * resolutions
+        if getattr(self.search, "index", None) and galleries > 1:
+            raise InputError(
+                f"search.index is a file for one gallery, asked for were {galleries}: {len(models)} models x "
+                f"{len(benchmarks)} benchmarks x {resolutions} resolutions; accepted: one of each, or no search.index"
+            )
         for model in models:
             if self.whitening:
                 self.whitening.check(model.dim, self.pairs)
@@ -88,7 +94,7 @@ def run_each(
     which descriptors are kept. Of several processes all describe, and the first one judges.
     """
     method = method or Method()
-    method.check(models, benchmarks)
+    method.check(models, benchmarks, len(extract.resolutions))
     for model in models:
         extraction.check(model, extract.resolutions, extract.scales, extract.aspect)
     photos = parted(benchmarks, method.pairs.photos if method.pairs else ())
@@ -241,7 +247,7 @@ def from_config(cfg: DictConfig, overridden: set[str]) -> list[Row]:
     fit, pairs = whitening.from_config(cfg, own, extract.scales) or (None, None)
     method = Method(build(cfg.search), [build(step) for step in chosen(cfg.get("rerank")).values()], fit, pairs)
     benchmarks = benchmarks_of(cfg)
-    method.check(models, benchmarks)
+    method.check(models, benchmarks, len(extract.resolutions))
     if not cfg.run and first_process():
         candidates.save(found, cfg, output_dir)
         whitening.save_all(own, output_dir)

@@ -151,8 +151,9 @@ def test_every_other_line_stands_against_one(judged: Write, tmp_path: Path) -> N
     judged("b", scored(0, 0.1), pooling="gap")
     judged("c", scored(0, 0.2), whitening=PCA)
     made = report_of(tmp_path, reference="gem")
-    found = {line["line"]: line["difference"] for line in texts(made.tables[-1])}
+    found = {line["line"]: line["landmarks, 224 px"].split(" [")[0] for line in texts(made.tables[-1])}
     assert found == {"gap": "+10.00", f"gem, {PCA}": "+20.00"}
+    assert "Compared on landmarks: 30 queries of 10 landmarks." in made.notes
     assert made.notes[-1] == "mAP of each line minus that of gem: 2 p values, not corrected for their number."
 
 
