@@ -42,8 +42,8 @@ class Extract:
     aspect:
     - native: photos of one shape share a batch; exact.
     - square: each photo squeezed to resolution x resolution.
-    - padded: photos of nearly one size share a batch, padded at the right and below. Poolings leave the padding out;
-      what it changes in the backbone remains, so a descriptor depends a little on its neighbours.
+    - padded: photos of nearly one size share a batch, padded at the right and below; poolings leave the padding out.
+      Exact for many CNNs, for others and for ViTs nearly (see `TimmBackbone`).
     store: a folder for the descriptors, refused where it holds others; without one they are kept in the cache.
     store_dtype: float32 or float16.
     """
@@ -72,6 +72,8 @@ class Extract:
         for name in ("compile", "draft"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"extract.{name} must be true or false, got {getattr(self, name)!r}")
+        if self.compile and self.aspect == "padded":
+            raise InputError("extract.compile=true takes extract.aspect=native or square, got padded")
         if self.batch_size < 1 or self.workers < 0:
             raise InputError(
                 f"extract needs batch_size >= 1 and workers >= 0, got {self.batch_size} and {self.workers}"
@@ -259,7 +261,8 @@ def on_device(batch: Batch, backbone: TimmBackbone, device: torch.device) -> tup
     photos = images.normalised(batch.pixels.to(device, non_blocking=True), backbone.mean, backbone.std)
     if batch.sizes is None:
         return photos, None
-    return photos.mul_(real_part(batch.sizes, *photos.shape[-2:]).to(device)[:, None]), batch.sizes
+    sizes = batch.sizes.to(device)
+    return photos.mul_(real_part(sizes, *photos.shape[-2:])[:, None]), sizes
 
 
 def finite(rows: NDArray[np.float32], photos: Sequence[Photo], by: str) -> None:

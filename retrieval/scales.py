@@ -95,7 +95,8 @@ def rescaled(batch: Tensor, scale: float, multiple: int, sizes: Tensor | None = 
     if sizes is None:
         return resized(batch, scale, multiple), None
     real = zip(batch.unbind(), sizes.tolist(), strict=True)
-    return images.padded([resized(photo[None, :, :h, :w], scale, multiple)[0] for photo, (h, w) in real])
+    photos, small = images.padded([resized(photo[None, :, :h, :w], scale, multiple)[0] for photo, (h, w) in real])
+    return photos, None if small is None else small.to(batch.device)
 
 
 def resized(batch: Tensor, scale: float, multiple: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.backbones import report, survey
 from retrieval.backbones import MULTIPLES, TimmBackbone, stride_of, trials
 from retrieval.config import InputError
-from retrieval.data.images import nearest
+from retrieval.data.images import nearest, padded
 
 SHORT = {"depth": 1, "embed_dim": 64, "num_heads": 1}  # one block of a ViT
 STAGES = {"depths": (1, 1, 1, 1)}
@@ -250,3 +250,28 @@ def test_a_vgg_ends_in_its_last_relu_and_takes_weights_with_its_classifier(tmp_p
     images = torch.randn(1, 3, 64, 96)
     expected = whole.eval().forward_intermediates(images, indices=[4], intermediates_only=True)[0]
     assert torch.allclose(backbone(images).patches, expected, atol=1e-5) and expected.shape[2:] == (4, 6)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_035", "test_convnext", "vgg11_bn", "regnetx_002"])
+def test_a_padded_image_has_the_map_it_has_alone(name: str) -> None:
+    backbone = TimmBackbone(name, kwargs={"mlp_ratio": 0.01} if name == "vgg11_bn" else {}).eval()
+    for module in backbone.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # fresh ones keep zeros zeros
+            torch.nn.init.normal_(module.bias)
+    images = [torch.randn(3, *size) for size in ((97, 130), (100, 97), (128, 65))]
+    with torch.no_grad():
+        features = backbone(*padded(images))
+        for patches, mask, image in zip(features.patches, features.mask, images, strict=True):
+            alone = backbone(image[None]).patches[0]
+            kept = patches[:, mask.any(1)][:, :, mask.any(0)]
+            assert torch.allclose(kept, alone, rtol=1e-4, atol=1e-4 * alone.abs().max().item())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "test_convnext", "test_efficientnet", "test_vit", "mobilevit_xxs"])
+@pytest.mark.parametrize("size", [(64, 97), (95, 128), (33, 66)])
+def test_as_many_positions_are_real_as_the_image_alone_has(name: str, size: tuple[int, int]) -> None:
+    backbone = TimmBackbone(name).eval()
+    height, width = (nearest(side, backbone.multiple) for side in size)
+    with torch.no_grad():
+        mask = backbone(*padded([torch.zeros(3, height, width), torch.zeros(3, 128, 128)])).mask[0]
+    assert (mask.any(1).sum(), mask.any(0).sum()) == backbone.map_size(height, width)

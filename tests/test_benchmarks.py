@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import judging, poolings
+from benchmarks import extraction, judging, poolings
 from retrieval.config import CONFIGS
 
 
@@ -61,3 +61,37 @@ def test_sorting_in_the_benchmark_of_judging_takes_out_what_a_level_ignores() ->
     values = judging.sorting(np.array([[0.9, 0.8, 0.7, 0.6]]), [{"easy": [1], "hard": [3], "junk": [0]}])
     assert values["easy/AP"] == 1
     assert values["hard/AP"] == pytest.approx((0 + 1 / 2) / 2)
+
+
+@pytest.fixture(scope="module")
+def describing(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """Cells of each line of the benchmark of extraction, by its name."""
+    out = tmp_path_factory.mktemp("extraction")
+    words = f"--root {photos} --backbone resnet10t_narrow --photos 6 --resolution 64 --repeats 1 --batch-sizes 4"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            sys, "argv", ["extraction", *words.split(), "--threads", "1", "--device", "cpu", "--out", str(out)]
+        )
+        extraction.main()
+    lines = [line.split(" | ") for line in (out / "extraction_cpu.md").read_text().splitlines() if line[:2] == "| "]
+    return {name.removeprefix("| "): cells for name, *cells in lines}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "plain loop",
+        "plain loop, channels last",
+        "describe, batches of 4",
+        "padded batches of 4",
+        "bfloat16, batches of 4",
+        "bfloat16, batches of 4, 1 workers",
+        "decoding and resizing alone",
+    ],
+)
+def test_every_way_of_describing_has_its_line(describing: dict[str, list[str]], name: str) -> None:
+    assert float(describing[name][0]) > 0
+
+
+def test_describing_gives_what_the_plain_loop_gives(describing: dict[str, list[str]]) -> None:
+    assert describing["describe, batches of 4"][5] == "1.000000"

@@ -1,5 +1,6 @@
 """Descriptors: exact whatever the batch, in the order given, at several scales."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,74 @@ def test_batched_descriptors_are_those_of_each_photo_alone(paths: list[Path], po
     with torch.no_grad():
         alone = torch.cat([network(network.preprocess(Image.open(path), 80)[None]) for path in paths])
     assert np.allclose(batched, alone.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("scales", [(1.0,), (2**0.5, 1.0, 2**-0.5)])
+@pytest.mark.parametrize("pooling", sorted(set(POOLINGS) - {"cls", "cls_gem"}))
+def test_padding_counts_for_nothing_in_any_pooling(paths: list[Path], pooling: str, scales: tuple[float, ...]) -> None:
+    network = model(pooling, "mobilenetv2_035")
+    native, padded = (describe(network, paths, 96, scales, aspect, 8) for aspect in ("native", "padded"))
+    assert np.allclose(native, padded, atol=1e-4)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_every_pooling_describes_padded_photos_by_a_vit(paths: list[Path], pooling: str) -> None:
+    network = model(pooling, "test_vit")
+    native, padded = (describe(network, paths, 96, (1.0, 0.5), aspect, 8) for aspect in ("native", "padded"))
+    assert (native * padded).sum(1).mean() > 0.9  # its position embedding is that of the padded grid
+
+
+def test_padded_photos_share_batches_whatever_their_shapes(paths: list[Path]) -> None:
+    photos = [Photo(str(path)) for path in paths]
+    counts = [
+        len(extraction.plan(model(), photos, 96, Extract(aspect=aspect, batch_size=20)))
+        for aspect in ("native", "padded")
+    ]
+    assert counts == [4, 1]
+
+
+def test_a_pooling_of_one_size_refuses_padded_photos(paths: list[Path]) -> None:
+    with pytest.raises(InputError, match=r"MixVPR takes maps of 20 x 20 .*aspect = padded"):
+        describe(model("mixvpr"), paths[:2], 96, aspect="padded")
+
+
+def test_a_backbone_of_one_size_refuses_padded_photos(paths: list[Path]) -> None:
+    with pytest.raises(InputError, match=r"'test_maxvit' takes one size only, 160 x 160"):
+        describe(model(backbone="test_maxvit"), paths[:1], 160, aspect="padded")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_near_full(paths: list[Path], dtype: str) -> None:
+    full, half = (describe(model(), paths[:4], 64, dtype=one) for one in ("float32", dtype))
+    assert ((full * half).sum(1) > 0.999).all() and not np.array_equal(full, half)
+
+
+def test_a_draft_describes_a_large_jpeg_nearly_as_it_is(paths: list[Path], tmp_path: Path) -> None:
+    with Image.open(paths[0]) as image:
+        image.resize((768, 512), Image.Resampling.BICUBIC).save(tmp_path / "large.jpg")
+    photos, network = [Photo(str(tmp_path / "large.jpg"))], model()
+    whole, draft = (
+        extraction.describe_each([network], photos, 96, Extract([96], workers=0, draft=draft))[0]
+        for draft in (False, True)
+    )
+    assert (whole * draft).sum() > 0.99 and not np.array_equal(whole, draft)
+
+
+def test_a_compiled_network_describes_as_it_does_otherwise(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # the default writes C++
+    network, photos = model("gap"), [Photo(str(path)) for path in paths[:6]]
+    plain, compiled = (
+        extraction.describe_each([network], photos, 64, Extract([64], (1, 0.5), workers=0, compile=compile))[0]
+        for compile in (False, True)
+    )
+    assert np.allclose(plain, compiled, atol=1e-5)
+
+
+def test_a_network_is_left_as_it_was_after_compiling() -> None:
+    backbone = model().backbone
+    with backbone.compiled():
+        assert "forward_features" in vars(backbone.model)
+    assert "forward_features" not in vars(backbone.model)
 
 
 def test_rows_come_in_the_order_given(paths: list[Path]) -> None:
@@ -109,6 +178,7 @@ def test_a_backbone_of_one_size_describes_squares(paths: list[Path]) -> None:
         ({"aspect": "wide"}, "one of native, square, padded, got 'wide'"),
         ({"aggregate": "median"}, r"extract\.aggregate must be one of paper, cvnet, mean, max, got 'median'"),
         ({"compile": "yes"}, r"extract\.compile must be true or false, got 'yes'"),
+        ({"compile": True, "aspect": "padded"}, "takes extract.aspect=native or square, got padded"),
         ({"draft": 2}, r"extract\.draft must be true or false, got 2"),
         ({"dtype": "int8"}, "one of float32, bfloat16, float16, got 'int8'"),
         ({"batch_size": 0}, "batch_size >= 1"),

@@ -4,12 +4,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from retrieval.config import InputError
-from retrieval.data.images import ORIENTATION, Photo, UnreadablePhoto, decode, fit, full_size, target_size, unreadable
+from retrieval.data.images import (
+    ORIENTATION,
+    Photo,
+    UnreadablePhoto,
+    decode,
+    fit,
+    full_size,
+    normalised,
+    padded,
+    target_size,
+    target_sizes,
+    to_bytes,
+    to_tensor,
+    unreadable,
+)
 
 sides = st.integers(1, 3000)
 
@@ -83,3 +98,49 @@ def test_skipping_finds_photos_cut_short(tmp_path: Path) -> None:
 def test_other_ways_with_unreadable_photos_are_refused() -> None:
     with pytest.raises(InputError, match="'refuse' or 'skip', got 'ignore'"):
         unreadable([], "ignore")
+
+
+@pytest.mark.parametrize(("least", "size"), [((100, 60), (100, 60)), ((101, 60), (200, 120)), ((9, 9), (50, 30))])
+def test_a_draft_is_the_smallest_part_of_a_jpeg_that_is_large_enough(
+    tmp_path: Path, least: tuple[int, int], size: tuple[int, int]
+) -> None:
+    assert decode(saved(tmp_path / "photo.jpg", 400, 240), least).size == size
+
+
+def test_a_draft_of_a_turned_photo_is_large_enough_both_ways(tmp_path: Path) -> None:
+    assert decode(saved(tmp_path / "turned.jpg", 400, 240, orientation=6), (60, 110)).size == (120, 200)
+
+
+def test_a_box_is_never_cut_from_a_draft(tmp_path: Path) -> None:
+    path = saved(tmp_path / "photo.jpg", 400, 240).path
+    assert decode(Photo(path, box=(0, 0, 200, 100)), (20, 10)).size == (200, 100)
+
+
+def test_a_photo_that_is_no_jpeg_has_no_draft(tmp_path: Path) -> None:
+    assert decode(saved(tmp_path / "photo.png", 400, 240), (100, 60)).size == (400, 240)
+
+
+def test_sizes_read_by_threads_come_in_the_order_of_the_photos(tmp_path: Path) -> None:
+    photos = [saved(tmp_path / f"{i}.png", 10 + i, 5) for i in range(40)]
+    assert target_sizes(photos, 100) == [(10 + i, 5) for i in range(40)]
+
+
+def test_bytes_normalised_later_are_the_tensor_normalised_at_once() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8))
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    later, at_once = normalised(to_bytes(image)[None], mean, std)[0], to_tensor(image, mean, std)
+    expected = (np.asarray(image, dtype=np.float32) / 255 - np.float32(mean)) / np.float32(std)
+    assert torch.equal(later, at_once) and np.array_equal(at_once.permute(1, 2, 0).numpy(), expected)
+
+
+def test_padded_photos_stand_at_the_top_left_of_zeros() -> None:
+    photos = [torch.rand(3, 4, 6), torch.rand(3, 5, 2)]
+    pixels, sizes = padded(photos)
+    assert pixels.shape == (2, 3, 5, 6) and sizes is not None and sizes.tolist() == [[4, 6], [5, 2]]
+    for photo, place in zip(photos, pixels, strict=True):
+        assert torch.equal(place[:, : photo.shape[1], : photo.shape[2]], photo)
+    assert pixels.sum() == pytest.approx(sum(photo.sum().item() for photo in photos), rel=1e-5)
+
+
+def test_photos_of_one_size_are_not_padded() -> None:
+    assert padded([torch.rand(3, 4, 6), torch.rand(3, 4, 6)]).sizes is None

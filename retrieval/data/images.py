@@ -55,7 +55,7 @@ def decode(photo: Photo, at_least: Size | None = None) -> Image.Image:
         with Image.open(photo.path) as image:
             if at_least and photo.box is None:
                 turned = photo.upright and image.getexif().get(ORIENTATION, 1) in SIDEWAYS
-                image.draft(None, at_least[::-1] if turned else at_least)
+                image.draft(None, (at_least[1], at_least[0]) if turned else at_least)
             rgb = to_rgb(image, photo.upright)
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise UnreadablePhoto(f"unreadable photo {photo.path}: {error}") from error
