@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from test_embedder import POOLINGS, described
 
-from retrieval import config, embedder
+from retrieval import config, embedder, extraction
 from retrieval.config import InputError
 from retrieval.data.images import Photo, UnreadablePhoto
 from retrieval.embedder import Embedder
