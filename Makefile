@@ -8,7 +8,14 @@ WEIGHTS ?= mobilenetv2_100.safetensors
 POOLINGS ?= gap,{gem:{p:2}},gem,{gem:{p:5}},{gem:{p:10}},max,log_sum_exp,rmac,regional_gem,\
 	spatial_pyramid,{spatial_pyramid:{reduce:max}},mean_token,max_token,last_token
 
-.PHONY: help setup demo test check photos poolings figures clean
+SETTINGS ?= runs/settings
+JUDGE = PHOTOS=$(PHOTOS) WEIGHTS=$(WEIGHTS) $(BIN)/python eval.py -m experiment=photos_settings \
+	'extract.scales=[1.0],[1.0,0.7071067811865476,0.5]' hydra.sweep.dir=$(SETTINGS)
+SHRINK = whitening=pca_shrinkage whitening.dim=256
+EXPAND = 'rerank=[alpha_qe]' rerank.alpha_qe.k=10
+RERANK = 'rerank=[database_augmentation],[k_reciprocal],[diffusion],[superglobal]'
+
+.PHONY: help setup demo test check photos poolings settings figures clean
 
 help:            ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -44,6 +51,17 @@ poolings: setup  ## every pooling without weights, off the shelf, in one pass: P
 	$(BIN)/python eval.py backbone=mobilenetv2_tf backbone.weights=$(WEIGHTS) output_dir=$(SHELF) \
 		benchmark=folder benchmark.folder.root=$(PHOTOS)/test 'evaluate.poolings=[$(POOLINGS)]'
 	$(BIN)/python -m retrieval.report $(SHELF)
+
+settings: setup  ## scales, whitening and re-ranking on one network: PHOTOS=DIR with train/ and test/, WEIGHTS=FILE
+	$(JUDGE)/none
+	$(JUDGE)/pca whitening=pca whitening.dim=64
+	$(JUDGE)/shrink $(SHRINK)
+	$(JUDGE)/learned whitening=learned
+	$(JUDGE)/expand $(EXPAND)
+	$(JUDGE)/rerank $(RERANK)
+	$(JUDGE)/shrink_expand $(SHRINK) $(EXPAND)
+	$(JUDGE)/shrink_rerank $(SHRINK) $(RERANK)
+	$(BIN)/python -m retrieval.report $(SETTINGS) --against 'gem, 1 scale'
 
 figures: setup   ## tables and pictures of README.md from DEMO=DIR, SWEEP=DIR and SHELF=DIR
 	$(BIN)/python -m retrieval.report $(DEMO) --insert README.md --marker demo --charts docs/demo
