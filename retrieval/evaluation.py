@@ -5,66 +5,24 @@ import os
 import re
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
-from retrieval import candidates, extraction, published, rerank, store, vocabulary, whitening
+from retrieval import candidates, extraction, published, store, vocabulary, whitening
 from retrieval.benchmarks import Benchmark
 from retrieval.config import InputError, build, chosen
 from retrieval.data.images import Photo
 from retrieval.descriptors import Descriptors, Rows, joined
 from retrieval.embedder import Embedder
 from retrieval.extraction import Extract
-from retrieval.heads import Whitening
-from retrieval.rerank import Ranking, Step
-from retrieval.results import VERSIONS, Row, append, rankings, row, save_per_query, shown
-from retrieval.search import Exact, Search
+from retrieval.method import Method
+from retrieval.results import VERSIONS, Row, keep, keep_whitening, rankings, row, shown
 from retrieval.store import Store
 from retrieval.subjects import Subject, label
-
-
-@dataclass(frozen=True)
-class Method:
-    """What comes between descriptors and rankings.
-
-    whitening: what fits it, on the photos and pairs of `pairs` (see `retrieval.whitening`). rerank: steps, in order.
-    """
-
-    search: Search = field(default_factory=Exact)
-    rerank: Sequence[Step] = ()
-    whitening: Any = None
-    pairs: Any = None
-
-    def check(self, models: Sequence[Embedder], benchmarks: Mapping[str, Benchmark], resolutions: int) -> None:
-        """Refuse, before anything is described, what cannot be fitted, searched or re-ranked so."""
-        rerank.check(self.rerank, self.search)
-        galleries = len(models) * len(benchmarks) * resolutions
-        if getattr(self.search, "index", None) and galleries > 1:
-            raise InputError(
-                f"search.index is a file for one gallery, asked for were {galleries}: {len(models)} models x "
-                f"{len(benchmarks)} benchmarks x {resolutions} resolutions; accepted: one of each, or no search.index"
-            )
-        for model in models:
-            if self.whitening:
-                self.whitening.check(model.dim, self.pairs)
-            for benchmark in benchmarks.values():
-                self.search.check((self.whitening and self.whitening.dim) or model.dim, len(benchmark.gallery))
-
-    def ranking(self, queries: Rows, gallery: Descriptors, ignored: Sequence[NDArray]) -> Ranking:
-        """The queries' ranking of the gallery, re-ranked."""
-        return rerank.apply(self.rerank, Ranking(queries, gallery, self.search, ignored))
-
-    def how(self, whitening: Whitening | None) -> dict[str, Any]:
-        """What a result row says of it."""
-        junk_known = any(step.junk_known for step in self.rerank)
-        steps = {"rerank": rerank.label(self.rerank), "junk_known": junk_known, "search": self.search.label}
-        return {"whitening": whitening.label if whitening else None, **steps}
 
 
 def run(
@@ -94,9 +52,9 @@ def run_each(
     which descriptors are kept. Of several processes all describe, and the first one judges.
     """
     method = method or Method()
-    method.check(models, benchmarks, len(extract.resolutions))
     for model in models:
         extraction.check(model, extract.resolutions, extract.scales, extract.aspect)
+    method.check(models, benchmarks, len(extract.resolutions))
     photos = parted(benchmarks, method.pairs.photos if method.pairs else ())
     place = {photo: i for i, photo in enumerate(photo for part in photos.values() for photo in part)}
     rows: list[Row] = []
@@ -108,47 +66,34 @@ def run_each(
             how = {"resolution": resolution, **extract.how(), **method.how(None), "dim": vectors.dim}
             if method.whitening:
                 pairs = vectors.subset([place[photo] for photo in method.pairs.photos]) if method.pairs else None
-                whiten = method.whitening.fit(pairs, method.pairs)
-                how |= {**method.how(whiten), "dim": whiten.out_features}
-                whitening.save(whiten, _file(output_dir / "whitening", about, how, ".safetensors"))
-                vectors = vectors.mapped(whiten, whiten.out_features)
+                white = method.whitening.fit(pairs, method.pairs)
+                how |= {**method.how(white), "dim": white.out_features}
+                how["whitening_file"] = keep_whitening(output_dir, white, about, how)
+                vectors = vectors.mapped(white, white.out_features)
             for name, benchmark in benchmarks.items():
                 sides = (benchmark.queries, benchmark.gallery)
                 queries, gallery = (vectors.subset([place[photo] for photo in side]) for side in sides)
-                rows.append(judge(model, name, benchmark, queries.all(), gallery, how, about, cost, method, output_dir))
+                per_query, scores = judged(benchmark, queries.all(), gallery, method)
+                found = {"search_recall": method.search.recall(queries.all(), gallery)}
+                rows.append(row(model, name, benchmark, how | found, about, per_query, cost))
+                keep(output_dir, benchmark, rows[-1], per_query, rankings(name, benchmark, scores, how, about))
     return rows
 
 
-def judge(
-    model: Embedder,
-    name: str,
-    benchmark: Benchmark,
-    queries: Rows,
-    gallery: Descriptors,
-    how: Mapping[str, Any],
-    about: Subject,
-    cost: Mapping[str, Any],
-    method: Method,
-    output_dir: Path,
-) -> Row:
-    """One row of `results.json`, with what pictures and statistics need beside it."""
-    per_query = benchmark.per_query(method.ranking(queries, gallery, benchmark.ignored).blocks())
-    file = _file(output_dir / "per_query", about, {"benchmark": name, **how, **benchmark.convention}, ".npz")
-    save_per_query(benchmark, per_query, file)
-    cost = {**cost, "search_recall": method.search.recall(queries, gallery)}
-    added = row(model, name, benchmark, how, about, per_query, cost) | {"per_query": f"per_query/{file.name}"}
-    if some := shown(benchmark):
-        few = method.ranking(queries[some], gallery, [benchmark.ignored[q] for q in some])
-        entries = rankings(name, benchmark, some, np.concatenate(list(few.blocks())), how, about)
-        append(output_dir / "rankings.json", entries)
-    append(output_dir / "results.json", [added])
-    return added
+def judged(
+    benchmark: Benchmark, queries: Rows, gallery: Descriptors, method: Method
+) -> tuple[dict[str, NDArray], dict[int, Rows]]:
+    """The values of every query, and the scores (N,) of the few whose rankings are shown."""
+    scores = dict.fromkeys(shown(benchmark), np.empty(0, np.float32))
 
+    def watched() -> Iterator[Rows]:
+        done = 0
+        for block in method.ranking(queries, gallery, benchmark.ignored).blocks():
+            scores.update({q: block[q - done].copy() for q in scores if done <= q < done + len(block)})
+            done += len(block)
+            yield block
 
-def _file(folder: Path, about: Subject, how: Mapping[str, Any], suffix: str) -> Path:
-    """A file's name that says of which pooling and resolution it is, and is its own by all else."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{about.pooling}_{how['resolution']}_{store.digest({**asdict(about), **how})[:12]}{suffix}"
+    return benchmark.per_query(watched()), scores
 
 
 def first_process() -> bool:

@@ -19,11 +19,14 @@ from retrieval import metrics, statistics
 from retrieval.benchmarks import Benchmark
 from retrieval.data.images import Photo
 from retrieval.embedder import Embedder
-from retrieval.subjects import Subject, label
+from retrieval.heads import Whitening
+from retrieval.subjects import Subject, digest, label
+from retrieval.whitening import save
 
 Row = dict[str, Any]
 VERSIONS = {library: version(library) for library in ("torch", "timm", "lightning", "numpy", "pillow")}
 SAID = re.compile(r"mAP$|mAP@100$|micro-AP$|mP@10$|recall@1$")  # what the terminal shows
+NOT_OWN = ("metrics", "macro", "intervals", "search_recall", "seconds", "poolings_in_pass")  # of a row: what came out
 SHOWN, TOP = 8, 10  # queries kept for pictures, and how many photos of each ranking
 
 
@@ -68,13 +71,35 @@ def certainty(
     return known
 
 
-def save_per_query(benchmark: Benchmark, per_query: Mapping[str, NDArray], file: Path) -> None:
-    """Keep every query's values as `.npz`: `queries` and `landmarks` (Q,), text, and the values (Q,) by name."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+def keep(
+    output_dir: Path, benchmark: Benchmark, row: Row, per_query: Mapping[str, NDArray], rankings: list[Row]
+) -> None:
+    """Add a row to `results.json`, its rankings to `rankings.json`, and the values of each query beside them.
+
+    The row names their file, `.npz`: `queries` and `landmarks` (Q,), text, and the values (Q,) by name.
+    """
     above = os.path.commonpath([Path(query.path).resolve().parent for query in benchmark.queries])
     names = [f"{os.path.relpath(photo_path(q), above)}{f' {q.box}' if q.box else ''}" for q in benchmark.queries]
     kept: dict[str, Any] = {"queries": np.array(names), "landmarks": np.array(benchmark.landmarks), **per_query}
-    np.savez_compressed(file, **kept)
+    row["per_query"] = _own_file("per_query", row, ".npz")
+    (output_dir / row["per_query"]).parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(output_dir / row["per_query"], **kept)
+    append(output_dir / "rankings.json", rankings)
+    append(output_dir / "results.json", [row])
+
+
+def keep_whitening(output_dir: Path, whitening: Whitening, subject: Subject, how: Mapping[str, Any]) -> str:
+    """Write what was fitted into the run; its path there."""
+    name = _own_file("whitening", {**asdict(subject), **how}, ".safetensors")
+    (output_dir / name).parent.mkdir(parents=True, exist_ok=True)
+    save(whitening, output_dir / name)
+    return name
+
+
+def _own_file(folder: str, made_of: Mapping[str, Any], suffix: str) -> str:
+    """A name that says of which pooling and resolution a file is, and is its own by all else that tells rows apart."""
+    own = {key: value for key, value in made_of.items() if key not in NOT_OWN}
+    return f"{folder}/{made_of['pooling']}_{made_of['resolution']}_{digest(own)}{suffix}"
 
 
 def p_of(model: Embedder) -> float | dict[str, float] | None:
@@ -99,13 +124,13 @@ def shown(benchmark: Benchmark) -> list[int]:
 
 
 def rankings(
-    name: str, benchmark: Benchmark, queries: Sequence[int], scores: NDArray, how: Mapping[str, Any], subject: Subject
+    name: str, benchmark: Benchmark, scores: Mapping[int, NDArray], how: Mapping[str, Any], subject: Subject
 ) -> list[Row]:
-    """The photos that these queries find first by their scores (S, N), each marked right, wrong or junk."""
+    """The photos that a few queries find first by their scores (N,), each marked right, wrong or junk."""
     model = {key: getattr(subject, key) for key in ("backbone", "pooling", "head", "seed", "untrained", "settings")}
     about = {"benchmark": name, **model, **how, "convention": benchmark.convention}
     entries = []
-    for q, values in zip(queries, scores, strict=True):
+    for q, values in scores.items():
         query, relevant, ignored = benchmark.queries[q], benchmark.relevant[q], benchmark.ignored[q]
         first = np.argpartition(-values, min(TOP + 1, len(values)) - 1)[: TOP + 1]
         top = [

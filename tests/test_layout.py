@@ -12,7 +12,7 @@ LAYERS = [
     {"training"},
     {"callbacks"},
     {"evaluation"},
-    {"results"},
+    {"results", "method"},
     {"candidates", "published"},
     {"extraction", "benchmarks", "search", "rerank", "scales", "store", "vocabulary", "whitening"},
     {"embedder", "data", "losses", "subjects"}

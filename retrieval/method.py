@@ -1,0 +1,54 @@
+"""What comes between descriptors and rankings: whitening, search, re-ranking."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+from retrieval import rerank
+from retrieval.benchmarks import Benchmark
+from retrieval.config import InputError
+from retrieval.descriptors import Descriptors, Rows
+from retrieval.embedder import Embedder
+from retrieval.heads import Whitening
+from retrieval.rerank import Ranking, Step
+from retrieval.search import Exact, Search
+
+
+@dataclass(frozen=True)
+class Method:
+    """How descriptors are judged.
+
+    whitening: what fits it, on the photos and pairs of `pairs` (see `retrieval.whitening`). rerank: steps, in order.
+    """
+
+    search: Search = field(default_factory=Exact)
+    rerank: Sequence[Step] = ()
+    whitening: Any = None
+    pairs: Any = None
+
+    def check(self, models: Sequence[Embedder], benchmarks: Mapping[str, Benchmark], resolutions: int) -> None:
+        """Refuse, before anything is described, what cannot be fitted, searched or re-ranked so."""
+        rerank.check(self.rerank, self.search)
+        galleries = len(models) * len(benchmarks) * resolutions
+        if getattr(self.search, "index", None) and galleries > 1:
+            raise InputError(
+                f"search.index is a file for one gallery, asked for were {galleries}: {len(models)} models x "
+                f"{len(benchmarks)} benchmarks x {resolutions} resolutions; accepted: one of each, or no search.index"
+            )
+        for model in models:
+            if self.whitening:
+                self.whitening.check(model.dim, self.pairs)
+            for benchmark in benchmarks.values():
+                self.search.check((self.whitening and self.whitening.dim) or model.dim, len(benchmark.gallery))
+
+    def ranking(self, queries: Rows, gallery: Descriptors, ignored: Sequence[NDArray]) -> Ranking:
+        """The queries' ranking of the gallery, re-ranked."""
+        return rerank.apply(self.rerank, Ranking(queries, gallery, self.search, ignored))
+
+    def how(self, whitening: Whitening | None) -> dict[str, Any]:
+        """What a result row says of it."""
+        junk_known = any(step.junk_known for step in self.rerank)
+        steps = {"rerank": rerank.label(self.rerank), "junk_known": junk_known, "search": self.search.label}
+        return {"whitening": whitening.label if whitening else None, **steps}
