@@ -295,6 +295,23 @@ def test_insert_replaces_only_between_the_markers(write: Write, tmp_path: Path) 
     assert "old 12.3" not in text
 
 
+def test_tables_are_inserted_by_their_titles(write: Write, tmp_path: Path) -> None:
+    write("a", result())
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- demo -->\n<!-- /demo -->")
+    words = [str(tmp_path), "--insert", str(readme), "--marker", "demo", "--only", "mP@k"]
+    assert report.main(words) == 0 and "**mP@k**" in readme.read_text() and "**mAP**" not in readme.read_text()
+    assert "**mAP**" in (tmp_path / "report.md").read_text()
+
+
+def test_a_title_that_no_table_has_is_refused_with_those_there_are(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("a", result())
+    words = [str(tmp_path), "--insert", str(tmp_path / "README.md"), "--only", "recall"]
+    assert report.main(words) == 2 and "there are: mAP, mP@k" in capsys.readouterr().err
+
+
 def test_insert_twice_changes_nothing_more(tmp_path: Path) -> None:
     file = tmp_path / "README.md"
     file.write_text("<!-- demo -->\n<!-- /demo -->")
