@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from retrieval import config, embedder, evaluation, extraction, results, subjects, whitening
+from retrieval.benchmarks import revisited
 from retrieval.benchmarks.folder import Folder
 from retrieval.benchmarks.revisited import Revisited, checked
 from retrieval.config import InputError
@@ -217,3 +218,31 @@ def test_of_two_processes_both_describe_and_one_judges(photos: Path, tmp_path: P
     assert [row["resolution"] for row in rows] == [48, 64]
     alone = off_the_shelf(photos, tmp_path / "alone", "extract.resolutions=[48,64]", f"cache={tmp_path / 'other'}")
     assert [row["metrics"] for row in rows] == [row["metrics"] for row in alone]
+
+
+def test_one_option_lets_every_benchmark_fetch_what_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(revisited, "prepare", lambda name, root: asked.append((name, root)))
+    words = ["benchmark=[rparis6k]", "benchmark.download=true", f"benchmark.rparis6k.root={tmp_path}"]
+    with pytest.raises(InputError, match=r"gnd_rparis6k\.pkl"):
+        evaluation.benchmarks_of(config.compose("eval", words, tmp_path))
+    assert asked == [("rparis6k", tmp_path)]
+
+
+def test_an_index_file_for_several_galleries_is_refused(photos: Path, tmp_path: Path) -> None:
+    words = ["search=faiss", "search.factory=Flat", f"search.index={tmp_path / 'flat.index'}"]
+    with pytest.raises(InputError, match=r"one gallery, asked for were 2: 1 models x 1 benchmarks x 2 resolutions"):
+        off_the_shelf(photos, tmp_path / "run", *words, "extract.resolutions=[48,64]")
+
+
+def test_junk_may_be_known_to_re_ranking_and_then_the_row_says_so(photos: Path, tmp_path: Path) -> None:
+    words = ["rerank=[alpha_qe]", "rerank.alpha_qe.k=3", "rerank.alpha_qe.junk=removed"]
+    row = off_the_shelf(photos, tmp_path, "extract.resolutions=[48]", *words)[0]
+    assert row["junk_known"] and row["rerank"].endswith("junk=removed")
+
+
+def test_several_poolings_are_each_whitened_by_their_own(photos: Path, tmp_path: Path) -> None:
+    words = ["whitening=pca", "whitening.dim=4", "whitening_set=folder", f"whitening_set.root={photos}"]
+    rows = off_the_shelf(photos, tmp_path, *words, "extract.resolutions=[48]", "evaluate.poolings=[gap,gem]")
+    assert [row["pooling"] for row in rows] == ["gap", "gem"]
+    assert len({row["whitening_file"] for row in rows}) == len(list((tmp_path / "whitening").iterdir())) == 2

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from retrieval import embedder, extraction, published, whitening
-from retrieval.config import CONFIGS, InputError, load_yaml
+from retrieval import embedder, evaluation, extraction, published, whitening
+from retrieval.config import CONFIGS, InputError, compose, load_yaml
 from retrieval.data import sources, truth
 from retrieval.poolings import RMAC
 from retrieval.subjects import subject
@@ -343,3 +343,25 @@ def test_recipes_describe_at_the_authors_scales(path: Path) -> None:
 def test_there_are_recipes_for_the_networks_of_the_paper_and_its_layer() -> None:
     names = {path.stem.removeprefix("radenovic2018_") for path in RECIPES}
     assert names == {"vgg16", "resnet101", "resnet50_w", "resnet101_w", "resnet152_w"}
+
+
+def test_the_recipe_judges_a_checkpoint_as_its_authors_do(
+    saved: Callable[..., Path], reference: Reference, photos: Path, tmp_path: Path
+) -> None:
+    path = saved(checkpoint(reference, Lw={published.WHITENED_ON: {"ss": learned(512, 0), "ms": learned(512, 1)}}))
+    recipe = ["experiment=radenovic2018_resnet101", f"network={path}", f"benchmark.folder.root={photos}"]
+    cfg = compose("eval", [*recipe, "benchmark=[folder]", "extract.workers=0"], tmp_path / "run")
+    (row,) = evaluation.from_config(cfg, set())
+    assert (row["backbone"], row["untrained"]) == ("resnet18", False)
+    assert row["scales"] == pytest.approx(CLASSIC) and row["aggregate"] == "paper"
+    assert row["whitening"] == "learned, retrieval-SfM-120k (published)"
+    again = compose("eval", [f"run={tmp_path / 'run'}", "whitening=published", *recipe[2:], "benchmark=[folder]"])
+    again.extract.update(resolutions=[1024], scales=CLASSIC, workers=0)
+    assert evaluation.from_config(again, set())[0]["metrics"] == pytest.approx(row["metrics"])
+
+
+@pytest.mark.parametrize("beside", [["run=DIR"], ["evaluate.poolings=[gap]"]])
+def test_a_network_is_a_whole_model(beside: list[str], tmp_path: Path) -> None:
+    cfg = compose("eval", ["network=net.pth", *beside], tmp_path)
+    with pytest.raises(InputError, match=r"network=net\.pth is a whole model"):
+        evaluation.from_config(cfg, set())
