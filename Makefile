@@ -63,10 +63,12 @@ settings: setup  ## scales, whitening and re-ranking on one network: PHOTOS=DIR 
 	$(JUDGE)/shrink_rerank $(SHRINK) $(RERANK)
 	$(BIN)/python -m retrieval.report $(SETTINGS) --against 'gem, 1 scale'
 
-figures: setup   ## tables and pictures of README.md from DEMO=DIR, SWEEP=DIR and SHELF=DIR
+figures: setup   ## tables and pictures of README.md from DEMO=, SWEEP=, SHELF= and SETTINGS=DIR
 	$(BIN)/python -m retrieval.report $(DEMO) --insert README.md --marker demo --charts docs/demo
 	$(BIN)/python -m retrieval.report $(SWEEP) --insert README.md --marker photos --charts $(SWEEP)/charts
 	$(BIN)/python -m retrieval.report $(SHELF) --insert README.md --marker poolings --charts $(SHELF)/charts
+	$(BIN)/python -m retrieval.report $(SETTINGS) --against 'gem, 1 scale' --insert README.md --marker settings \
+		--only 'intervals' 'minus'
 	mkdir -p docs/photos && cp $(SWEEP)/charts/p.svg $(SWEEP)/charts/resolution.svg docs/photos
 	$(BIN)/python -c "from pathlib import Path; from retrieval.data.landmarks import contact_sheet as sheet; \
 		sheet(Path.home() / '.cache/retrieval/landmarks-0', 6, 8).save('docs/landmarks.jpg', quality=80)"
