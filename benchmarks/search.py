@@ -4,7 +4,8 @@ Seeded photos of landmarks: unit vectors around a centre a landmark, from close 
 shards on disk; a few landmarks are asked for and all others distract. Uniform noise would say nothing: no point of it
 is much nearer than the next, so that there is nothing for an approximate index to find. All ways take turns in one
 process, so that what else the machine does falls on all of them alike. CPU seconds stand beside those of the clock:
-they vary less, but threads that wait for one another on a busy machine count in them.
+they vary less, but threads that wait for one another on a busy machine count in them. There, one thread tells most:
+`OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python -m benchmarks.search --threads 1`.
 """
 
 import argparse
@@ -210,6 +211,7 @@ def main() -> None:
     faiss.omp_set_num_threads(options.threads)
     on_gpu = torch.cuda.is_available()
     gpu = f"{torch.cuda.get_device_name()}, " if on_gpu else ""
+    threads = f"{options.threads} thread{'s' * (options.threads > 1)}"
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         photos = written(Path(folder), options.images, options.dim, options.queries)
         searched = search_table(photos, Path(folder), options.repeats)
@@ -219,7 +221,7 @@ def main() -> None:
         "",
         f"{options.images:,} images of {options.dim} float32 ({4e-6 * options.images * options.dim:.1f} MB) and "
         f"{options.queries} queries at once: seeded photos of landmarks, of the kind `benchmarks/search.py` states. "
-        f"{gpu}{len(os.sched_getaffinity(0))} CPU cores, {options.threads} threads, NumPy {np.__version__}, faiss "
+        f"{gpu}{len(os.sched_getaffinity(0))} CPU cores, {threads}, NumPy {np.__version__}, faiss "
         f"{faiss.__version__}, torch {torch.__version__}; medians of {options.repeats} turns.",
         "",
         "## What a factory string costs",
