@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import extraction, judging, poolings
+from benchmarks import extraction, judging, poolings, search
 from retrieval.config import CONFIGS
+from retrieval.search import Exact
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +96,30 @@ def test_every_way_of_describing_has_its_line(describing: dict[str, list[str]], 
 
 def test_describing_gives_what_the_plain_loop_gives(describing: dict[str, list[str]]) -> None:
     assert describing["describe, batches of 4"][5] == "1.000000"
+
+
+def test_search_leaves_a_line_for_every_index_and_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("resident memory is read from Linux's /proc")
+    words = ["--images", "600", "--dim", "16", "--queries", "5", "--repeats", "1", "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", ["search", *words, "--out", str(tmp_path)])
+    monkeypatch.setattr(search, "INDEXES", [("Flat", [None]), ("IVF8,Flat", [1, 8])])
+    search.main()
+    (page,) = tmp_path.glob("search_*.md")
+    cells = [[cell.strip() for cell in line.split("|")] for line in page.read_text().splitlines()]
+    lines = {line[1]: line for line in cells if len(line) > 2}
+    assert {yaml.stem for yaml in (CONFIGS / "rerank").glob("*.yaml")} <= {name.split()[0] for name in lines}
+    for all_found in ("Flat", "IVF8,Flat, nprobe 8"):
+        assert lines[all_found][8:] == lines["exact"][8:]
+    assert float(lines["IVF8,Flat, nprobe 1"][10]) < 100
+
+
+def test_photos_of_the_search_benchmark_lie_near_their_landmark_and_are_found(tmp_path: Path) -> None:
+    photos = search.written(tmp_path, images=2000, dim=256, queries=10)
+    found = search.nearest(Exact("cpu"), photos)
+    assert search.mean_average_precision(found, photos.relevant) > 0.5
+
+
+def test_an_image_that_was_not_found_has_no_rank_in_the_search_benchmark() -> None:
+    # of two relevant images the first stands second: (0 + 1/2) / 2, halved for the one that is missing
+    assert search.mean_average_precision(np.array([[7, 3, -1]]), [np.array([3, 5])]) == pytest.approx(1 / 8)

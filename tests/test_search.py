@@ -167,7 +167,7 @@ def test_recall_counts_which_of_the_nearest_are_found() -> None:
 
 def test_labels_say_what_decides_the_numbers() -> None:
     assert Exact().label == "exact"
-    assert Faiss(nprobe=4).label == "IVF1024,PQ32 nprobe=4 neighbours=1000"
+    assert Faiss("IVF1024,PQ32", nprobe=4).label == "IVF1024,PQ32 nprobe=4 neighbours=1000"
     assert Faiss("HNSW32", 50).label == "HNSW32 neighbours=50"
 
 

@@ -30,7 +30,7 @@ class Faiss:
 
     def __init__(
         self,
-        factory: str = "IVF1024,PQ32",
+        factory: str = "SQ8",
         neighbours: int = 1000,
         nprobe: int | None = None,
         index: str | None = None,
