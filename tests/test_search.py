@@ -192,7 +192,7 @@ def test_an_index_that_cannot_be_trained_on_the_images_is_refused() -> None:
     ("given", "said"),
     [
         ({"neighbours": 0}, "search.neighbours must be a whole number from 1, got 0"),
-        ({"nprobe": 0}, "search.nprobe must be a whole number from 1, got 0"),
+        ({"factory": "IVF8,Flat", "nprobe": 0}, "search.nprobe must be a whole number from 1, got 0"),
         ({"factory": "HNSW32", "nprobe": 4}, "search.nprobe .* 'HNSW32' has none"),
     ],
 )
