@@ -34,6 +34,13 @@ def near(word: str, accepted: Iterable[str]) -> str:
     return guess + (f"accepted: {', '.join(accepted)}" if len(accepted) <= 60 else f"{len(accepted)} are known")
 
 
+def flag(name: str, value: Any) -> bool:
+    """true or false; anything else is refused, as any text would count as true."""
+    if not isinstance(value, bool):
+        raise InputError(f"{name} must be true or false, got {value!r}")
+    return value
+
+
 def load_yaml(path: str | Path) -> DictConfig:
     """The YAML file as a config; a file that is absent or no mapping is refused."""
     if not Path(path).is_file():

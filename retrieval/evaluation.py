@@ -1,6 +1,7 @@
 """run_each(): the one path by which anything is evaluated."""
 
 import functools
+import json
 import os
 import re
 import time
@@ -10,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from retrieval import candidates, extraction, published, store, vocabulary, whitening
+from retrieval import candidates, embedder, extraction, published, store, vocabulary, whitening
 from retrieval.benchmarks import Benchmark
 from retrieval.config import InputError, build, chosen
 from retrieval.data.images import Photo
@@ -20,7 +21,7 @@ from retrieval.descriptors import Descriptors, Rows, joined
 from retrieval.embedder import Embedder
 from retrieval.extraction import Extract
 from retrieval.method import Method
-from retrieval.results import VERSIONS, Row, keep, keep_whitening, rankings, row, shown
+from retrieval.results import VERSIONS, Row, contents, keep, keep_whitening, rankings, row, shown
 from retrieval.store import Store
 from retrieval.subjects import Subject, label
 
@@ -55,6 +56,8 @@ def run_each(
     for model in models:
         extraction.check(model, extract.resolutions, extract.scales, extract.aspect)
     method.check(models, benchmarks, len(extract.resolutions))
+    for benchmark in benchmarks.values():
+        benchmark.convention["contents"] = contents(benchmark)
     photos = parted(benchmarks, method.pairs.photos if method.pairs else ())
     place = {photo: i for i, photo in enumerate(photo for part in photos.values() for photo in part)}
     rows: list[Row] = []
@@ -76,7 +79,8 @@ def run_each(
                 per_query, scores = judged(benchmark, queries.all(), gallery, method)
                 found = {"search_recall": method.search.recall(queries.all(), gallery)}
                 rows.append(row(model, name, benchmark, how | found, about, per_query, cost))
-                keep(output_dir, benchmark, rows[-1], per_query, rankings(name, benchmark, scores, how, about))
+                entries = rankings(name, benchmark, scores, per_query, how, about)
+                keep(output_dir, benchmark, rows[-1], per_query, entries)
     return rows
 
 
@@ -177,8 +181,6 @@ def from_config(cfg: DictConfig, overridden: set[str]) -> list[Row]:
     refuse(cfg, overridden)
     extract: Extract = build(cfg.extract)
     poolings, output_dir = cfg.evaluate.poolings, Path(cfg.run or cfg.output_dir)
-    if not cfg.run and first_process():
-        refuse_used(output_dir)
     side, own = extract.resolutions[0], whitening.of_run(output_dir) if cfg.run else {}
     if cfg.network:
         network = published.load(cfg.network, cfg.cache)
@@ -194,6 +196,7 @@ def from_config(cfg: DictConfig, overridden: set[str]) -> list[Row]:
     benchmarks = benchmarks_of(cfg)
     method.check(models, benchmarks, len(extract.resolutions))
     if not cfg.run and first_process():
+        resume(output_dir, found, len(models) * len(benchmarks) * len(extract.resolutions))
         candidates.save(found, cfg, output_dir)
         whitening.save_all(own, output_dir)
     subjects, kept = [candidate.subject for candidate in found], Path(cfg.cache) / "descriptors"
@@ -220,10 +223,28 @@ def refuse(cfg: DictConfig, overridden: set[str]) -> None:
             "evaluate.poolings and pooling both say what is judged: leave one out; what a pooling sets stands in the "
             "list, as in evaluate.poolings=[gap,{gem:{p:5}}]"
         )
+    if "whitening_set" in overridden and cfg.whitening._target_ is None:
+        raise InputError(
+            "whitening_set says what a whitening is fitted to: give whitening=pca, ... too, or leave it out"
+        )
     if not chosen(cfg.benchmark):
         raise InputError(
             "nothing to judge on: give benchmark=folder, benchmark=landmarks or several as [folder,landmarks]"
         )
+
+
+def resume(output_dir: Path, found: Sequence[candidates.Candidate], rows: int) -> None:
+    """Clear the way for a call that was killed and is made again; a folder with another run, or with all of this one's
+    rows, is refused."""
+    file = output_dir / "results.json"
+    complete = file.is_file() and len(json.loads(file.read_text())) >= rows
+    saved = [output_dir / candidate.folder / "config.yaml" for candidate in found]
+    wanted = [OmegaConf.to_yaml(embedder.completed(candidate.cfg, candidate.model)) for candidate in found]
+    same = all(not path.is_file() or path.read_text() == text for path, text in zip(saved, wanted, strict=True))
+    if complete or not same or not any(path.is_file() for path in saved):
+        refuse_used(output_dir)
+    for name in ("results.json", "rankings.json"):  # judged again, from descriptors that are kept
+        (output_dir / name).unlink(missing_ok=True)
 
 
 def refuse_used(output_dir: Path) -> None:

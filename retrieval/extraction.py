@@ -74,7 +74,8 @@ class Extract:
                 raise InputError(f"extract.{name} must be true or false, got {getattr(self, name)!r}")
         if self.compile and self.aspect == "padded":
             raise InputError("extract.compile=true takes extract.aspect=native or square, got padded")
-        if self.batch_size < 1 or self.workers < 0:
+        counts = self.batch_size, self.workers
+        if not all(isinstance(count, int) for count in counts) or self.batch_size < 1 or self.workers < 0:
             raise InputError(
                 f"extract needs batch_size >= 1 and workers >= 0, got {self.batch_size} and {self.workers}"
             )

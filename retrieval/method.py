@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 
 from retrieval import rerank
 from retrieval.benchmarks import Benchmark
+from retrieval.benchmarks.google import Recognition
 from retrieval.config import InputError
 from retrieval.descriptors import Descriptors, Rows
 from retrieval.embedder import Embedder
 from retrieval.heads import Whitening
-from retrieval.rerank import Ranking, Step
+from retrieval.rerank import Diffusion, KReciprocal, Ranking, Step, SuperGlobal
 from retrieval.search import Exact, Search
 
 
@@ -31,6 +32,12 @@ class Method:
     def check(self, models: Sequence[Embedder], benchmarks: Mapping[str, Benchmark], resolutions: int) -> None:
         """Refuse, before anything is described, what cannot be fitted, searched or re-ranked so."""
         rerank.check(self.rerank, self.search)
+        ordering = [step.label for step in self.rerank if isinstance(step, (Diffusion, KReciprocal, SuperGlobal))]
+        if ordering and any(isinstance(benchmark, Recognition) for benchmark in benchmarks.values()):
+            raise InputError(
+                f"{ordering[0]} gives an order and no scores, and recognition judges scores; accepted: alpha_qe, "
+                "database_augmentation or none"
+            )
         galleries = len(models) * len(benchmarks) * resolutions
         if getattr(self.search, "index", None) and galleries > 1:
             raise InputError(

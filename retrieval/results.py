@@ -20,11 +20,13 @@ from retrieval.benchmarks import Benchmark
 from retrieval.data.images import Photo
 from retrieval.embedder import Embedder
 from retrieval.heads import Whitening
+from retrieval.search import FAISS_VERSION
 from retrieval.subjects import Subject, digest, label
 from retrieval.whitening import save
 
 Row = dict[str, Any]
 VERSIONS = {library: version(library) for library in ("torch", "timm", "lightning", "numpy", "pillow")}
+JUDGED_BY = {"faiss": FAISS_VERSION, "scipy": version("scipy")}
 SAID = re.compile(r"mAP$|mAP@100$|micro-AP$|mP@10$|recall@1$")  # what the terminal shows
 NOT_OWN = ("metrics", "macro", "intervals", "search_recall", "seconds", "poolings_in_pass")  # of a row: what came out
 SHOWN, TOP = 8, 10  # queries kept for pictures, and how many photos of each ranking
@@ -51,7 +53,7 @@ def row(
     judged = {"metrics": numbers, **certainty(values, per_query, benchmark.landmarks)}
     return {
         **{"benchmark": name, **asdict(subject), **how, **sizes, "convention": benchmark.convention},
-        **{**network, **judged, **cost, "versions": VERSIONS},
+        **{**network, **judged, **cost, "versions": VERSIONS | JUDGED_BY},
     }
 
 
@@ -69,6 +71,15 @@ def certainty(
             known["macro"][mean] = statistics.macro_mean(each, of)
             known["intervals"][mean] = list(statistics.interval(each, of))
     return known
+
+
+def contents(benchmark: Benchmark) -> str:
+    """A short hash of which photos are judged and what is right: names, sizes, boxes and labels."""
+    photos = [*benchmark.queries, *benchmark.gallery]
+    above = os.path.commonpath([Path(photo.path).parent for photo in photos])
+    listed = [(os.path.relpath(p.path, above), os.stat(p.path).st_size, p.box) for p in photos]
+    labels = [[np.asarray(images).tolist() for images in lists] for lists in (benchmark.relevant, benchmark.ignored)]
+    return digest([listed, labels])
 
 
 def keep(
@@ -124,11 +135,17 @@ def shown(benchmark: Benchmark) -> list[int]:
 
 
 def rankings(
-    name: str, benchmark: Benchmark, scores: Mapping[int, NDArray], how: Mapping[str, Any], subject: Subject
+    name: str,
+    benchmark: Benchmark,
+    scores: Mapping[int, NDArray],
+    per_query: Mapping[str, NDArray],
+    how: Mapping[str, Any],
+    subject: Subject,
 ) -> list[Row]:
     """The photos that a few queries find first by their scores (N,), each marked right, wrong or junk."""
     model = {key: getattr(subject, key) for key in ("backbone", "pooling", "head", "seed", "untrained", "settings")}
     about = {"benchmark": name, **model, **how, "convention": benchmark.convention}
+    aps = scored(per_query)
     entries = []
     for q, values in scores.items():
         query, relevant, ignored = benchmark.queries[q], benchmark.relevant[q], benchmark.ignored[q]
@@ -138,10 +155,16 @@ def rankings(
             for i in sorted(first, key=lambda i: (-values[i], i))
             if benchmark.gallery[i] != query and values[i] > -np.inf
         ]
-        ap = metrics.per_query(values[None], [relevant], [ignored])["AP"][0]
         asked = {"path": photo_path(query), "box": query.box}
-        entries.append({**about, "query": asked, "ap": float(ap), "top": top[:TOP]})
+        entries.append({**about, "query": asked, "ap": float(aps[q]), "top": top[:TOP]})
     return entries
+
+
+def scored(per_query: Mapping[str, NDArray]) -> NDArray:
+    """The value (Q,) that stands beside a ranking: the AP, the medium one of several, or what there is."""
+    of = {name.rpartition("/")[2]: values for name, values in reversed(list(per_query.items()))}
+    first = next((of[name] for name in ("AP", "AP@100", "recall@1", "correct") if name in of), next(iter(of.values())))
+    return np.nan_to_num(np.asarray(per_query.get("medium/AP", first), dtype=np.float64))
 
 
 def photo_path(photo: Photo) -> str:

@@ -101,6 +101,11 @@ def rescaled(batch: Tensor, scale: float, multiple: int, sizes: Tensor | None = 
 
 def resized(batch: Tensor, scale: float, multiple: int) -> Tensor:
     """(B, 3, H, W) resized bilinearly, align_corners=False; sides rounded down, or to the nearest multiple."""
+    if min(batch.shape[-2:]) * scale < 1:
+        raise InputError(
+            f"a photo of {batch.shape[-1]} x {batch.shape[-2]} pixels has none left at scale {scale:g}: give larger "
+            "extract.scales or extract.resolutions"
+        )
     if multiple == 1:
         return F.interpolate(batch, scale_factor=scale, mode="bilinear", align_corners=False)
     height, width = (images.nearest(round(side * scale), multiple) for side in batch.shape[-2:])

@@ -221,6 +221,8 @@ class Published:
             )
         self.whitening = whitenings[key].first(dim)
         self.dim = self.whitening.out_features
+        if self.dim < whitenings[key].out_features:
+            self.whitening.label += f", {self.dim} dimensions"
 
     @property
     def label(self) -> str:

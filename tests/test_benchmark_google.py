@@ -8,6 +8,8 @@ from small_sets import jpegs, perfect, ranking, table
 
 from retrieval.benchmarks.google import Recognition, Retrieval, nearest
 from retrieval.config import CONFIGS, InputError, build, load_yaml
+from retrieval.method import Method
+from retrieval.rerank import AlphaQE, SuperGlobal
 
 INDEX = ["aaa1", "aab2", "abc3", "bbb4", "bcd5"]
 RETRIEVAL = [
@@ -206,3 +208,10 @@ def test_an_absent_set_is_refused_with_what_goes_where_and_where_it_comes_from(t
         build({**cfg, "root": str(tmp_path)})
     for said in (".csv is not there", "gldv2/index", "s3.amazonaws.com/google-landmark", "download=true"):
         assert said in str(caught.value)
+
+
+def test_recognition_refuses_a_step_that_gives_an_order_and_no_scores(root: Path) -> None:
+    method = Method(rerank=[SuperGlobal()])
+    with pytest.raises(InputError, match="superglobal .* gives an order and no scores"):
+        method.check([], {"google": Recognition(str(root))}, 1)
+    Method(rerank=[AlphaQE()]).check([], {"google": Recognition(str(root))}, 1)

@@ -130,3 +130,12 @@ def test_the_yaml_describes_it(folder: Path, tmp_path: Path) -> None:
     assert build(cfg).convention["radius"] == 25
     with pytest.raises(InputError, match="radius must be positive"):
         build({**cfg, "radius": 0})
+
+
+def test_a_photo_in_both_files_does_not_find_itself(tmp_path: Path, photos: Path) -> None:
+    rows = ["arch/0.jpg,0,0", "arch/1.jpg,10,0", "dome/0.jpg,9000,0"]
+    (tmp_path / "all.csv").write_text("\n".join(["path,x,y", *rows]))
+    both = Places(str(tmp_path / "all.csv"), str(tmp_path / "all.csv"), root=str(photos))
+    assert len(both.queries) == 2 and both.convention["queries_left_out"] == 1
+    scores = np.array([[1.0, 0.2, 0.5], [0.2, 1.0, 0.5]])  # each is nearest to itself, then to the far one
+    assert both.judge(scores)["recall@1"] == 0 and both.judge(scores)["recall@5"] == 1

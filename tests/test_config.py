@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from retrieval.config import CONFIGS, InputError, build, chosen, compose, load_yaml, near, prepared
+from retrieval.config import CONFIGS, InputError, build, chosen, compose, flag, load_yaml, near, prepared
 from retrieval.poolings import GeM
 
 ROOT = CONFIGS.parent
@@ -155,3 +155,9 @@ def test_bad_input_is_refused_before_anything_is_written(
 
 def test_a_missing_folder_of_photos_is_named_by_its_key() -> None:
     assert "data.root" in refusal("data=folder")
+
+
+@pytest.mark.parametrize("value", ["false", "no", 0, None])
+def test_what_is_neither_true_nor_false_is_refused(value: object) -> None:
+    with pytest.raises(InputError, match="crop must be true or false"):
+        flag("crop", value)

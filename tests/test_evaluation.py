@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrieval import config, embedder, evaluation, extraction, results, subjects, whitening
+from retrieval import config, embedder, evaluation, extraction, results, runs, subjects, whitening
 from retrieval.benchmarks import revisited
 from retrieval.benchmarks.folder import Folder
 from retrieval.benchmarks.revisited import Revisited, checked
@@ -246,3 +246,45 @@ def test_several_poolings_are_each_whitened_by_their_own(photos: Path, tmp_path:
     rows = off_the_shelf(photos, tmp_path, *words, "extract.resolutions=[48]", "evaluate.poolings=[gap,gem]")
     assert [row["pooling"] for row in rows] == ["gap", "gem"]
     assert len({row["whitening_file"] for row in rows}) == len(list((tmp_path / "whitening").iterdir())) == 2
+
+
+def test_rows_of_other_photos_under_the_same_name_are_other_rows(photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "other")
+    shutil.rmtree(tmp_path / "other" / "dome")
+    off_the_shelf(photos, tmp_path / "run", "extract.resolutions=[48]")
+    words = [f"run={tmp_path / 'run'}", "benchmark=folder", f"benchmark.folder.root={tmp_path / 'other'}"]
+    evaluation.from_config(config.compose("eval", [*words, "extract.resolutions=[48]", "extract.workers=0"]), set())
+    kept = runs.collect([tmp_path / "run"]).rows
+    assert sorted(row["images"] for row in kept) == [15, 20]
+    assert kept[0]["per_query"] != kept[1]["per_query"]
+
+
+def test_whitenings_fitted_to_other_pairs_are_kept_apart(photos: Path, tmp_path: Path) -> None:
+    off_the_shelf(photos, tmp_path, "extract.resolutions=[48]")
+    words = [f"run={tmp_path}", "benchmark=folder", f"benchmark.folder.root={photos}", "extract.resolutions=[48]"]
+    words += ["extract.workers=0", "whitening=learned", "whitening_set=folder", f"whitening_set.root={photos}"]
+    for seed in (0, 1):
+        evaluation.from_config(config.compose("eval", [*words, f"whitening_set.seed={seed}"]), set())
+    assert len(list((tmp_path / "whitening").iterdir())) == 2
+    assert len(runs.collect([tmp_path]).rows) == 3
+
+
+def test_a_call_that_was_killed_goes_on_when_it_is_made_again(photos: Path, tmp_path: Path) -> None:
+    whole = off_the_shelf(photos, tmp_path, "extract.resolutions=[48,64]")
+    (tmp_path / "results.json").write_text(json.dumps(whole[:1]))
+    again = off_the_shelf(photos, tmp_path, "extract.resolutions=[48,64]")
+    assert json.loads((tmp_path / "results.json").read_text()) == again
+    assert [row["metrics"] for row in again] == [row["metrics"] for row in whole]
+
+
+def test_another_call_does_not_go_on_where_one_was_killed(photos: Path, tmp_path: Path) -> None:
+    off_the_shelf(photos, tmp_path, "extract.resolutions=[48]", "pooling=gap")
+    (tmp_path / "results.json").unlink()
+    with pytest.raises(InputError, match="holds another run"):
+        off_the_shelf(photos, tmp_path, "extract.resolutions=[48]", "pooling=max")
+
+
+def test_a_whitening_set_without_a_whitening_is_refused(photos: Path, tmp_path: Path) -> None:
+    cfg = config.compose("eval", ["whitening_set=folder", f"whitening_set.root={photos}"], tmp_path)
+    with pytest.raises(InputError, match="give whitening=pca"):
+        evaluation.from_config(cfg, {"whitening_set"})

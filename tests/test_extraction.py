@@ -182,6 +182,7 @@ def test_a_backbone_of_one_size_describes_squares(paths: list[Path]) -> None:
         ({"draft": 2}, r"extract\.draft must be true or false, got 2"),
         ({"dtype": "int8"}, "one of float32, bfloat16, float16, got 'int8'"),
         ({"batch_size": 0}, "batch_size >= 1"),
+        ({"batch_size": "many"}, "batch_size >= 1 and workers >= 0, got many and 2"),
         ({"device": "abacus"}, "no device 'abacus'"),
         ({"device": "cuda:63"}, "this machine has"),
     ],

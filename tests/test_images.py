@@ -144,3 +144,10 @@ def test_padded_photos_stand_at_the_top_left_of_zeros() -> None:
 
 def test_photos_of_one_size_are_not_padded() -> None:
     assert padded([torch.rand(3, 4, 6), torch.rand(3, 4, 6)]).sizes is None
+
+
+@pytest.mark.parametrize("square", [False, True])
+def test_a_box_without_a_pixel_is_refused_at_any_ratio(photos: Path, square: bool) -> None:
+    photo = Photo(str(photos / "arch" / "0.jpg"), (0.0, 0.0, 0.3, 0.3))
+    with pytest.raises(InputError, match="at least one pixel"):
+        target_size(photo, 96, square=square)

@@ -110,3 +110,8 @@ def test_a_padded_photo_is_resized_as_if_it_were_alone(scale: float, multiple: i
 def test_another_aggregate_is_refused_with_those_there_are() -> None:
     with pytest.raises(InputError, match="must be one of paper, cvnet, mean, max, got 'sum'"):
         aggregation("sum")
+
+
+def test_a_scale_that_leaves_no_pixel_is_refused() -> None:
+    with pytest.raises(InputError, match="64 x 48 pixels has none left at scale 0.01"):
+        rescaled(torch.rand(1, 3, 48, 64), 0.01, 1)

@@ -16,6 +16,7 @@ from retrieval import store
 from retrieval.config import InputError
 from retrieval.data.images import Photo
 from retrieval.embedder import Embedder, from_config
+from retrieval.extraction import Extract
 from retrieval.store import Store, fill
 
 ROOT = Path(__file__).parent.parent
@@ -154,3 +155,23 @@ def test_another_weight_or_another_photo_is_another_fingerprint(photos: Path) ->
         network.pooling.p += 1e-3
     after = store.fingerprint(network, listed[1:])
     assert before[0] != after[0] and before[1] != after[1]
+
+
+def test_what_made_descriptors_names_the_weights_the_photos_and_the_code(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = {"backbone": {"_target_": "retrieval.backbones.TimmBackbone", "name": "test_resnet"}}
+    parts |= {"pooling": {"_target_": "retrieval.poolings.GeM"}, "head": {"_target_": "torch.nn.Identity"}}
+    network, listed = from_config(parts), [Photo(str(path)) for path in sorted(photos.rglob("*.jpg"))]
+
+    def made() -> dict:
+        return store.made_of(network, listed, Extract([48]), 48)
+
+    before = made()
+    with torch.no_grad():
+        network.pooling.p += 1e-3
+    assert {key for key, value in made().items() if value != before[key]} == {"weights"}
+    monkeypatch.setattr(store, "CODE", "other")
+    assert {key for key, value in made().items() if value != before[key]} == {"weights", "code"}
+    listed.pop()
+    assert {key for key, value in made().items() if value != before[key]} == {"weights", "code", "photos"}

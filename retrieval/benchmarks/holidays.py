@@ -13,7 +13,7 @@ import numpy as np
 from retrieval import metrics
 from retrieval.benchmarks import files
 from retrieval.benchmarks.ranked import Ranked
-from retrieval.config import InputError
+from retrieval.config import InputError, flag
 from retrieval.data.download import prepare
 from retrieval.data.images import Photo
 
@@ -39,7 +39,7 @@ class Holidays(Ranked):
         if size not in (None, len(paths)):
             raise InputError(f"Holidays has {size:,} photos, {folder} holds {len(paths):,}; size=null takes any number")
         names = list(paths)
-        photos = [Photo(path, upright=bool(upright)) for path in paths.values()]
+        photos = [Photo(path, upright=flag("upright", upright)) for path in paths.values()]
         groups = np.array([name[:4] for name in names])
         asking = [i for i, name in enumerate(names) if name.endswith("00")]
         if alone := set(groups) - {names[i][:4] for i in asking}:
@@ -51,5 +51,5 @@ class Holidays(Ranked):
             landmarks=[names[i][:4] for i in asking],
             levels={"": ([np.setdiff1d(np.flatnonzero(groups == groups[i]), [i]) for i in asking], itself)},
             measures={"AP": metrics.average_precision},
-            convention={"upright": bool(upright)},
+            convention={"upright": upright},
         )

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from retrieval import metrics
 from retrieval.benchmarks import files
 from retrieval.benchmarks.ranked import Ranked
-from retrieval.config import InputError
+from retrieval.config import InputError, flag
 from retrieval.data.download import prepare
 from retrieval.data.images import Photo
 from retrieval.metrics import Indices
@@ -89,7 +89,7 @@ class Buildings(Ranked):
             landmarks=[stem.rpartition("_")[0] for stem in stems],
             levels={"": (found, junk)},
             measures={"AP": metrics.average_precision},
-            convention={"crop": bool(crop), "upright": False, "corrupt_left_out": len(self.corrupt)},
+            convention={"crop": flag("crop", crop), "upright": False, "corrupt_left_out": len(self.corrupt)},
         )
 
     def photos(self, folder: Path, size: int | None) -> dict[str, str]:

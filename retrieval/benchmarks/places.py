@@ -32,17 +32,20 @@ class Places(Ranked):
 
     radius: metres within which a gallery photo shows the same place, that distance included. root: what the paths are
     below; None is each file's own folder. Queries near to each other are not independent: `landmarks` are cells of
-    four radii by four.
+    four radii by four. A photo that is in both files does not find itself.
     """
 
     def __init__(self, queries: str, gallery: str, radius: float = 25, root: str | None = None) -> None:
-        if not radius > 0:
+        if isinstance(radius, str) or not radius > 0:
             raise InputError(f"radius must be positive, in metres, got {radius}")
         (asked, at, kind), (found, there, other) = (placed(file, root) for file in (queries, gallery))
         if kind is not other:
             raise InputError(f"{queries} and {gallery} must both have metres, or both latitude and longitude")
         files.present([*asked, *found])
+        index = {photo: i for i, photo in enumerate(found)}
+        itself = [np.array([index[photo]]) if photo in index else NONE for photo in asked]
         relevant = within(at, there, float(radius), degrees=kind is DEGREES)
+        relevant = [np.setdiff1d(images, own) for images, own in zip(relevant, itself, strict=True)]
         kept = [i for i, images in enumerate(relevant) if len(images)]
         if len(kept) < len(asked):
             tqdm.write(
@@ -52,7 +55,7 @@ class Places(Ranked):
             queries=[asked[i] for i in kept],
             gallery=found,
             landmarks=cells(at[kept], CELL * float(radius), degrees=kind is DEGREES),
-            levels={"": ([relevant[i] for i in kept], [NONE] * len(kept))},
+            levels={"": ([relevant[i] for i in kept], [itself[i] for i in kept])},
             measures={name: f for name, f in metrics.metric_learning(KS).items() if name.startswith("recall")},
             convention={"radius": float(radius), "queries_left_out": len(asked) - len(kept), "upright": True},
         )

@@ -7,7 +7,8 @@ Queries and gallery as in filipradenovic/revisitop: photos are not turned by EXI
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from retrieval import metrics
 from retrieval.benchmarks import files
 from retrieval.benchmarks.ranked import Ranked
-from retrieval.config import InputError, near
+from retrieval.config import InputError, flag, near
 from retrieval.data import landmarks, truth
 from retrieval.data.download import prepare
 from retrieval.data.images import Photo
@@ -55,14 +56,13 @@ class Revisited(Ranked):
         ]
         files.present([*gallery, *queries])
         added = distracting(distractors) if distractors else []
-        self.crop = bool(crop)
         super().__init__(
             queries=queries,
             gallery=gallery + added,
             landmarks=[held["qimlist"][q] for q in first_of_landmark(held["gnd"])],
             levels=metrics.levels(held["gnd"]),
             measures=metrics.trapezoid_and_precision(),
-            convention={"crop": self.crop, "upright": False, "distractors": len(added)},
+            convention={"crop": flag("crop", crop), "upright": False, "distractors": len(added)},
             shown="medium",
         )
 
@@ -161,6 +161,8 @@ def checked(held: Mapping[str, Any]) -> Mapping[str, Any]:
             raise InputError(f"a ground truth needs imlist, qimlist and gnd, it has {', '.join(map(str, held))}")
     if len(held["qimlist"]) != len(held["gnd"]):
         raise InputError(f"gnd has {len(held['gnd'])} entries for {len(held['qimlist'])} queries in qimlist")
+    if odd := [name for name in (*held["imlist"], *held["qimlist"]) if not isinstance(name, str)]:
+        raise InputError(f"imlist and qimlist must hold names of photos, got {odd[0]!r}")
     for query, entry in zip(held["qimlist"], held["gnd"], strict=True):
         _check_entry(query, entry, len(held["imlist"]))
     return held
@@ -171,6 +173,10 @@ def _check_entry(query: str, entry: Mapping[str, Any], images: int) -> None:
     if missing:
         original = "; that is the original protocol: benchmark=oxford5k or paris6k" if "ok" in entry else ""
         raise InputError(f"query {query} must have bbx, easy, hard and junk, it has {', '.join(entry)}{original}")
+    for key in ("bbx", *LEVELS):
+        numbers = not isinstance(entry[key], str | Mapping) and isinstance(entry[key], Iterable)
+        if not numbers or not all(isinstance(value, Real) for value in entry[key]):
+            raise InputError(f"{key} of query {query} must be a list of numbers, got {entry[key]!r}")
     listed = [i for level in LEVELS for i in entry[level]]
     if fractions := [i for i in listed if int(i) != i]:
         raise InputError(f"the labels of query {query} must be whole numbers, got {fractions[0]}")

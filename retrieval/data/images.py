@@ -85,15 +85,15 @@ def target_size(photo: Photo, resolution: int, multiple: int = 1, square: bool =
 
     A box's longer side becomes resolution * max(box) / max(photo) (Radenovic et al., CVPR 2018: crop first).
     """
+    left, top, right, bottom = whole_pixels(photo.box or (0, 0, 1, 1))
+    part = (right - left, bottom - top)
+    if min(part) < 1:
+        raise InputError(f"the box of {photo.path} must hold at least one pixel, got {photo.box}")
     if square:
         return nearest(resolution, multiple), nearest(resolution, multiple)
     whole = full_size(photo)
     if photo.box is None:
         return fit(whole, resolution, multiple)
-    left, top, right, bottom = whole_pixels(photo.box)
-    part = (right - left, bottom - top)
-    if min(part) < 1:
-        raise InputError(f"the box of {photo.path} must hold at least one pixel, got {photo.box}")
     return fit(part, resolution * max(part) / max(whole), multiple)
 
 

@@ -11,6 +11,7 @@ from retrieval.config import InputError
 from retrieval.data import truth
 from retrieval.data.folder import read
 from retrieval.data.images import Photo
+from retrieval.subjects import digest
 
 Indices = NDArray[np.int64]
 
@@ -32,9 +33,15 @@ class FolderPairs:
     def __init__(self, root: str, seed: int = 0, on_unreadable: str = "refuse") -> None:
         found = read(root, on_unreadable)
         self.photos = found.photos
-        self.name = f"folder {Path(root).name} ({len(self.photos)} photos)"
         self.queries = np.arange(len(self.photos))
         self.positives = others(found.labels, int(seed))
+        self.name = f"folder {Path(root).name} ({told(self)})"
+
+
+def told(pairs: Pairs) -> str:
+    """How many photos there are, and a short hash of which they are and how they are paired."""
+    listed = [(*Path(photo.path).parts[-2:], Path(photo.path).stat().st_size) for photo in pairs.photos]
+    return f"{len(listed)} photos, {digest([listed, pairs.queries.tolist(), pairs.positives.tolist()])[:6]}"
 
 
 def others(labels: Sequence[str], seed: int) -> Indices:
@@ -64,8 +71,8 @@ class SfM120kWhitening:
         self.photos = [Photo(str(image_of(Path(root) / "ims", str(cid))), upright=False) for cid in stored["cids"]]
         if absent := [photo.path for photo in self.photos if not Path(photo.path).is_file()]:
             raise InputError(f"{len(absent)} of {len(self.photos)} photos of {file.name} are absent, first {absent[0]}")
-        self.name = f"retrieval-SfM-120k ({len(self.photos)} photos)"
         self.queries, self.positives = (np.asarray(stored[key], dtype=np.int64) for key in ("qidxs", "pidxs"))
+        self.name = f"retrieval-SfM-120k ({told(self)})"
 
 
 def image_of(images: Path, cid: str) -> Path:

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.descriptors import Descriptors, Indices, Rows
-from retrieval.search.approximate import Faiss, kmeans, recall
+from retrieval.search.approximate import FAISS_VERSION, Faiss, kmeans, recall
 from retrieval.search.exhaustive import Exact, top
 
-__all__ = ["Exact", "Faiss", "Search", "exact", "kmeans", "recall", "top"]
+__all__ = ["FAISS_VERSION", "Exact", "Faiss", "Search", "exact", "kmeans", "recall", "top"]
 
 
 class Search(Protocol):

@@ -14,6 +14,7 @@ from retrieval.descriptors import BLOCK, Descriptors, Indices, Rows
 from retrieval.search.exhaustive import Exact, chunks
 from retrieval.search.files import fingerprint, load, refuse_other, save
 
+FAISS_VERSION: str = faiss.__version__
 GPU_NEIGHBOURS = 2048  # the most that faiss gives on a GPU
 RECALLS = (1, 10, 100)
 
@@ -54,6 +55,7 @@ class Faiss:
     @property
     def label(self) -> str:
         probed = f" nprobe={self.nprobe}" if self.nprobe else ""
+        probed += f" seed={self.seed}" if self.seed else ""
         return f"{self.factory}{probed} neighbours={self.neighbours}"
 
     def check(self, dim: int, rows: int) -> None:
