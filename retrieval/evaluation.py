@@ -5,6 +5,7 @@ import json
 import os
 import re
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from retrieval.extraction import Extract
 from retrieval.method import Method
 from retrieval.results import VERSIONS, Row, contents, keep, keep_whitening, rankings, row, shown
 from retrieval.store import Store
-from retrieval.subjects import Subject, label
+from retrieval.subjects import Subject, backbone_name, label
 
 
 def run(
@@ -188,6 +189,12 @@ def from_config(cfg: DictConfig, overridden: set[str]) -> list[Row]:
     else:
         found = candidates.of_run(output_dir, poolings, side) if cfg.run else candidates.off_the_shelf(cfg, side)
     models = [candidate.model for candidate in found]
+    if not (cfg.run or cfg.network or cfg.backbone.pretrained or cfg.backbone.weights):
+        warnings.warn(
+            f"{backbone_name(cfg)} is judged with random weights: backbone.pretrained=true or backbone.weights=FILE "
+            "gives it those of a training",
+            stacklevel=1,
+        )
     for model in models:
         extraction.check(model, extract.resolutions, extract.scales, extract.aspect)
         vocabulary.refuse_unfitted(model)

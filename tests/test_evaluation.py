@@ -277,6 +277,11 @@ def test_a_call_that_was_killed_goes_on_when_it_is_made_again(photos: Path, tmp_
     assert [row["metrics"] for row in again] == [row["metrics"] for row in whole]
 
 
+def test_random_weights_are_not_judged_without_a_word(photos: Path, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"test_resnet is judged with random weights: backbone\.pretrained=true"):
+        off_the_shelf(photos, tmp_path, "extract.resolutions=[48]")
+
+
 def test_another_call_does_not_go_on_where_one_was_killed(photos: Path, tmp_path: Path) -> None:
     off_the_shelf(photos, tmp_path, "extract.resolutions=[48]", "pooling=gap")
     (tmp_path / "results.json").unlink()
