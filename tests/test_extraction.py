@@ -190,3 +190,12 @@ def test_a_backbone_of_one_size_describes_squares(paths: list[Path]) -> None:
 def test_settings_that_cannot_be_are_refused(options: dict, said: str) -> None:
     with pytest.raises(InputError, match=said):
         Extract(**options)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("dtype", "least"), [("float32", 0.9999), ("bfloat16", 0.99), ("float16", 0.999)])
+def test_a_gpu_describes_as_the_cpu_does(paths: list[Path], dtype: str, least: float) -> None:
+    on_cpu = describe(model(), paths, 96, (1.0, 0.7), device="cpu")
+    on_gpu = describe(model(), paths, 96, (1.0, 0.7), device="cuda", dtype=dtype, workers=1)
+    assert (on_cpu * on_gpu).sum(1).min() > least

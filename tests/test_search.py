@@ -249,3 +249,16 @@ def test_a_file_that_is_no_index_is_refused(tmp_path: Path) -> None:
 def test_clusters_of_kmeans_are_the_means_of_what_lies_together() -> None:
     rows = np.array([[0, 0], [0, 1], [9, 9], [9, 8]], dtype=np.float32)
     assert np.array_equal(np.sort(search.kmeans(rows, 2, 0), axis=0), [[0, 0.5], [9, 8.5]])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_scores_as_the_cpu_does() -> None:
+    assert np.allclose(matrix(Exact("cuda")), matrix(Exact("cpu")), atol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_an_index_on_gpus_finds_what_it_finds_on_the_cpu() -> None:
+    found = Faiss("Flat", neighbours=10).nearest(QUERIES, HELD, 10)[1]
+    assert np.array_equal(found, Exact("cpu").nearest(QUERIES, HELD, 10)[1])
