@@ -108,9 +108,10 @@ def of_run(folder: Path, entries: Any, resolution: int) -> list[Candidate]:
     return found
 
 
-def of_published(network: Published) -> Candidate:
-    """A published network, as its authors trained it."""
-    return Candidate(network.embedder, network.cfg, _of_trained(network.cfg), "")
+def of_published(network: Published, cfg: DictConfig) -> Candidate:
+    """A published network, as its authors trained it; cfg: how it is judged."""
+    whole: Any = OmegaConf.create({**plain(cfg), **plain(network.cfg)})
+    return Candidate(network.embedder, whole, _of_trained(whole), "")
 
 
 def _on_backbone_of(model: Embedder, cfg: DictConfig, chosen: Sequence[Pooling], resolution: int) -> list[Embedder]:

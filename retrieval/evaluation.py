@@ -61,6 +61,7 @@ def run_each(
         benchmark.convention["contents"] = contents(benchmark)
     photos = parted(benchmarks, method.pairs.photos if method.pairs else ())
     place = {photo: i for i, photo in enumerate(photo for part in photos.values() for photo in part)}
+    sides = {name: [[place[p] for p in side] for side in (b.queries, b.gallery)] for name, b in benchmarks.items()}
     rows: list[Row] = []
     for resolution in extract.resolutions:
         start = time.perf_counter()
@@ -75,10 +76,9 @@ def run_each(
                 how["whitening_file"] = keep_whitening(output_dir, white, about, how)
                 vectors = vectors.mapped(white, white.out_features)
             for name, benchmark in benchmarks.items():
-                sides = (benchmark.queries, benchmark.gallery)
-                queries, gallery = (vectors.subset([place[photo] for photo in side]) for side in sides)
-                per_query, scores = judged(benchmark, queries.all(), gallery, method)
-                found = {"search_recall": method.search.recall(queries.all(), gallery)}
+                queries, gallery = vectors.take(sides[name][0]), vectors.subset(sides[name][1])
+                per_query, scores = judged(benchmark, queries, gallery, method)
+                found = {"search_recall": method.search.recall(queries, gallery)}
                 rows.append(row(model, name, benchmark, how | found, about, per_query, cost))
                 entries = rankings(name, benchmark, scores, per_query, how, about)
                 keep(output_dir, benchmark, rows[-1], per_query, entries)
@@ -185,7 +185,7 @@ def from_config(cfg: DictConfig, overridden: set[str]) -> list[Row]:
     side, own = extract.resolutions[0], whitening.of_run(output_dir) if cfg.run else {}
     if cfg.network:
         network = published.load(cfg.network, cfg.cache)
-        found, own = [candidates.of_published(network)], network.whitenings
+        found, own = [candidates.of_published(network, cfg)], network.whitenings
     else:
         found = candidates.of_run(output_dir, poolings, side) if cfg.run else candidates.off_the_shelf(cfg, side)
     models = [candidate.model for candidate in found]

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from retrieval.backbones import TimmBackbone, real_part
-from retrieval.config import InputError
+from retrieval.config import InputError, flag
 from retrieval.data import images
 from retrieval.data.batching import by_shape, by_size
 from retrieval.data.images import Batch, Photo, Size
@@ -70,8 +70,7 @@ class Extract:
             if getattr(self, name) not in accepted:
                 raise InputError(f"extract.{name} must be one of {', '.join(accepted)}, got {getattr(self, name)!r}")
         for name in ("compile", "draft"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputError(f"extract.{name} must be true or false, got {getattr(self, name)!r}")
+            flag(f"extract.{name}", getattr(self, name))
         if self.compile and self.aspect == "padded":
             raise InputError("extract.compile=true takes extract.aspect=native or square, got padded")
         counts = self.batch_size, self.workers

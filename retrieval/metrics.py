@@ -73,6 +73,11 @@ def metric_learning(ks: Sequence[int] = (1,)) -> dict[str, Measure]:
     return {**{f"recall@{k}": partial(recall_at, k=k) for k in ks}, "AP@R": average_precision_at_r}
 
 
+def labelled(ks: Sequence[int] = (1, 5, 10)) -> dict[str, Measure]:
+    """All measures of a set with landmarks and no levels."""
+    return {**trapezoid_and_precision(ks), **metric_learning(ks)}
+
+
 def micro_average_precision(confidences: ArrayLike, correct: ArrayLike, queries: int) -> float:
     """(1/M) sum_i P(i) correct_i over all predictions by falling confidence, one at most per photo.
 

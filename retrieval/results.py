@@ -78,7 +78,8 @@ def contents(benchmark: Benchmark) -> str:
     photos = [*benchmark.queries, *benchmark.gallery]
     above = os.path.commonpath([Path(photo.path).parent for photo in photos])
     listed = [(os.path.relpath(p.path, above), os.stat(p.path).st_size, p.box) for p in photos]
-    labels = [[np.asarray(images).tolist() for images in lists] for lists in (benchmark.relevant, benchmark.ignored)]
+    levels = getattr(benchmark, "levels", {"": (benchmark.relevant, benchmark.ignored)})
+    labels = {level: [[list(map(int, one)) for one in lists] for lists in both] for level, both in levels.items()}
     return digest([listed, labels])
 
 

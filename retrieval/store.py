@@ -116,7 +116,7 @@ def fill(
     are working on is waited for, and taken over where they die.
     """
     shards = [store.shards(plan) for store in stores][-1]
-    there = sum(len(batch) for i, batches in enumerate(shards) for batch in batches if _lacking(stores, i) == [])
+    there = sum(len(batch) for i, batches in enumerate(shards) if not _lacking(stores, i) for batch in batches)
     with tqdm(total=stores[0].count, initial=there, desc=title, disable=None if title else True) as bar:
         while lacking := [i for i in range(len(shards)) if _lacking(stores, i)]:
             if not _described(stores, shards, lacking, describe, bar):

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+MEASURES = ("mAP", "mP@1", "mP@5", "mP@10", "recall@1", "recall@5", "recall@10", "mAP@R")  # of a set without levels
+
 
 def jpegs(folder: Path, names: Iterable[str]) -> None:
     """A grey JPEG for each name, 24 x 16."""

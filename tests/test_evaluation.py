@@ -293,3 +293,10 @@ def test_a_whitening_set_without_a_whitening_is_refused(photos: Path, tmp_path: 
     cfg = config.compose("eval", ["whitening_set=folder", f"whitening_set.root={photos}"], tmp_path)
     with pytest.raises(InputError, match="give whitening=pca"):
         evaluation.from_config(cfg, {"whitening_set"})
+
+
+def test_other_labels_are_other_contents_though_their_union_is_the_same(photos: Path) -> None:
+    swapped = {**LABELS, "easy": LABELS["hard"], "hard": LABELS["easy"]}
+    one, other = (Revisited(photos, {**TRUTH, "gnd": [labels]}) for labels in (LABELS, swapped))
+    assert results.contents(one) == results.contents(Revisited(photos, {**TRUTH, "gnd": [LABELS]}))
+    assert results.contents(one) != results.contents(other)

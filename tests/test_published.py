@@ -365,3 +365,15 @@ def test_a_network_is_a_whole_model(beside: list[str], tmp_path: Path) -> None:
     cfg = compose("eval", ["network=net.pth", *beside], tmp_path)
     with pytest.raises(InputError, match=r"network=net\.pth is a whole model"):
         evaluation.from_config(cfg, set())
+
+
+def test_another_call_does_not_take_the_folder_of_a_network_that_was_judged(
+    saved: Callable[..., Path], reference: Reference, photos: Path, tmp_path: Path
+) -> None:
+    path = saved(checkpoint(reference))
+    words = [f"network={path}", "benchmark=[folder]", f"benchmark.folder.root={photos}", "extract.workers=0"]
+    evaluation.from_config(compose("eval", [*words, "extract.resolutions=[48]"], tmp_path / "run"), set())
+    before = (tmp_path / "run" / "results.json").read_text()
+    with pytest.raises(InputError, match="holds another run"):
+        evaluation.from_config(compose("eval", [*words, "extract.resolutions=[48,64]"], tmp_path / "run"), set())
+    assert (tmp_path / "run" / "results.json").read_text() == before

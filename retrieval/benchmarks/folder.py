@@ -14,7 +14,6 @@ from retrieval.data import columns
 from retrieval.data.folder import LandmarkPhotos, read
 from retrieval.data.images import Photo
 
-KS = (1, 5, 10)
 ANSWERS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
@@ -38,7 +37,7 @@ class Labelled(Ranked):
             gallery=[photos.photos[i] for i in gallery],
             landmarks=[photos.labels[i] for i in queries],
             levels={"": (relevant, ignored)},
-            measures={**metrics.trapezoid_and_precision(KS), **metrics.metric_learning(KS)},
+            measures=metrics.labelled(),
             convention={"upright": True},
             skipped=photos.skipped,
         )

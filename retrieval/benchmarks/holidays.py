@@ -50,6 +50,6 @@ class Holidays(Ranked):
             gallery=photos,
             landmarks=[names[i][:4] for i in asking],
             levels={"": ([np.setdiff1d(np.flatnonzero(groups == groups[i]), [i]) for i in asking], itself)},
-            measures={"AP": metrics.average_precision},
+            measures=metrics.labelled(),
             convention={"upright": upright},
         )

@@ -22,39 +22,14 @@ from retrieval.data.images import Photo
 from retrieval.metrics import Indices
 
 VGG = "https://www.robots.ox.ac.uk/~vgg/data"
-_CORRUPT = {  # https://www.robots.ox.ac.uk/~vgg/data/parisbuildings/corrupt.txt
-    "louvre": (
-        "000136",
-        "000146",
-    ),
-    "moulinrouge": ("000422",),
-    "museedorsay": ("001059",),
-    "notredame": ("000188",),
-    "pantheon": (
-        "000284",
-        "000960",
-        "000974",
-    ),
-    "pompidou": (
-        "000195",
-        "000196",
-        "000201",
-        "000467",
-        "000640",
-    ),
-    "sacrecoeur": (
-        "000299",
-        "000330",
-        "000353",
-    ),
-    "triomphe": (
-        "000662",
-        "000833",
-        "000863",
-        "000867",
-    ),
-}
-CORRUPT = frozenset(f"paris_{landmark}_{number}" for landmark, held in _CORRUPT.items() for number in held)
+# https://www.robots.ox.ac.uk/~vgg/data/parisbuildings/corrupt.txt
+CORRUPT = frozenset({
+    "paris_louvre_000136", "paris_louvre_000146", "paris_moulinrouge_000422", "paris_museedorsay_001059",
+    "paris_notredame_000188", "paris_pantheon_000284", "paris_pantheon_000960", "paris_pantheon_000974",
+    "paris_pompidou_000195", "paris_pompidou_000196", "paris_pompidou_000201", "paris_pompidou_000467",
+    "paris_pompidou_000640", "paris_sacrecoeur_000299", "paris_sacrecoeur_000330", "paris_sacrecoeur_000353",
+    "paris_triomphe_000662", "paris_triomphe_000833", "paris_triomphe_000863", "paris_triomphe_000867",
+})  # fmt: skip
 
 
 class Buildings(Ranked):
@@ -88,7 +63,7 @@ class Buildings(Ranked):
             gallery=[Photo(path, upright=False) for path in paths.values()],
             landmarks=[stem.rpartition("_")[0] for stem in stems],
             levels={"": (found, junk)},
-            measures={"AP": metrics.average_precision},
+            measures=metrics.labelled(),
             convention={"crop": flag("crop", crop), "upright": False, "corrupt_left_out": len(self.corrupt)},
         )
 
