@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import re
 import time
 import warnings
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
-from retrieval import candidates, embedder, extraction, published, store, vocabulary, whitening
+from retrieval import candidates, embedder, extraction, processes, published, store, vocabulary, whitening
 from retrieval.benchmarks import Benchmark
 from retrieval.config import InputError, build, chosen
 from retrieval.data.images import Photo
@@ -67,7 +66,7 @@ def run_each(
         start = time.perf_counter()
         each = described(models, subjects, photos, extract, resolution, kept)
         cost = {"seconds": round(time.perf_counter() - start, 2), "poolings_in_pass": len(models)}
-        for model, about, vectors in zip(models, subjects, each, strict=True) if first_process() else ():
+        for model, about, vectors in zip(models, subjects, each, strict=True) if processes.first() else ():
             how = {"resolution": resolution, **extract.how(), **method.how(None), "dim": vectors.dim}
             if method.whitening:
                 pairs = vectors.subset([place[photo] for photo in method.pairs.photos]) if method.pairs else None
@@ -99,11 +98,6 @@ def judged(
             yield block
 
     return benchmark.per_query(watched()), scores
-
-
-def first_process() -> bool:
-    """Whether this is the one of several processes that judges and writes rows (torchrun numbers them)."""
-    return int(os.environ.get("RANK", 0)) == 0
 
 
 def parted(benchmarks: Mapping[str, Benchmark], pairs: Sequence[Photo] = ()) -> dict[str, list[Photo]]:
@@ -202,7 +196,7 @@ def from_config(cfg: DictConfig, overridden: set[str]) -> list[Row]:
     method = Method(build(cfg.search), [build(step) for step in chosen(cfg.get("rerank")).values()], fit, pairs)
     benchmarks = benchmarks_of(cfg)
     method.check(models, benchmarks, len(extract.resolutions))
-    if not cfg.run and first_process():
+    if not cfg.run and processes.first():
         resume(output_dir, found, len(models) * len(benchmarks) * len(extract.resolutions))
         candidates.save(found, cfg, output_dir)
         whitening.save_all(own, output_dir)

@@ -1,0 +1,5 @@
+"""What is logged and judged while training."""
+
+from retrieval.callbacks.exponent import PoolingExponent as PoolingExponent
+from retrieval.callbacks.judging import HeldOut as HeldOut
+from retrieval.callbacks.loggers import WandbLogger as WandbLogger
