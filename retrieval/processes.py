@@ -11,18 +11,37 @@ from torch import distributed as dist
 from retrieval.config import InputError
 
 T = TypeVar("T")
-RANKS = ("RANK", "SLURM_PROCID")  # torchrun's, srun's
-SIZES = ("WORLD_SIZE", "SLURM_NTASKS")
+SHELLS = ("bash", "interactive")  # names of SLURM jobs that a person works in; Lightning knows them by these too
 
 
 def rank() -> int:
     """Number of this process, from 0."""
-    return dist.get_rank() if joined() else _told(RANKS, 0)
+    return dist.get_rank() if joined() else _told("RANK", "SLURM_PROCID", 0)
 
 
 def world_size() -> int:
     """How many processes there are."""
-    return dist.get_world_size() if joined() else _told(SIZES, 1)
+    return dist.get_world_size() if joined() else _told("WORLD_SIZE", "SLURM_NTASKS", 1)
+
+
+def local_rank() -> int:
+    """Number of this process among those of this machine, from 0: its GPU."""
+    return _told("LOCAL_RANK", "SLURM_LOCALID", 0)
+
+
+def local_size() -> int:
+    """How many processes there are on this machine, and on each other one."""
+    return _told("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE", 1)
+
+
+def under_srun() -> bool:
+    """Whether srun started this process; the shell of a SLURM job has its variables too."""
+    return "SLURM_NTASKS" in os.environ and "RANK" not in os.environ and not in_shell()
+
+
+def in_shell() -> bool:
+    """Whether the SLURM job is a shell that a person works in."""
+    return os.environ.get("SLURM_JOB_NAME") in SHELLS
 
 
 def first() -> bool:
@@ -61,5 +80,23 @@ def gathered(x: Tensor) -> Tensor:
     return torch.cat(all_gather(x))
 
 
-def _told(names: Sequence[str], otherwise: int) -> int:
-    return next((int(os.environ[name]) for name in names if os.environ.get(name)), otherwise)
+def shared(value: T) -> T:
+    """The first process's value, on every process."""
+    if not joined():
+        return value
+    holder = [value]
+    dist.broadcast_object_list(holder, src=0)
+    return holder[0]
+
+
+def largest(value: int) -> int:
+    """The largest of the processes' values, on every process."""
+    if not joined():
+        return value
+    each = torch.tensor(value)  # of the CPU: no process has to wait for its GPU
+    dist.all_reduce(each, dist.ReduceOp.MAX)
+    return int(each)
+
+
+def _told(torchrun: str, srun: str, otherwise: int) -> int:
+    return int(os.environ.get(torchrun) or (under_srun() and os.environ.get(srun)) or otherwise)
