@@ -89,6 +89,12 @@ def shared(value: T) -> T:
     return holder[0]
 
 
+def wait() -> None:
+    """Go on when every process has come here."""
+    if joined():
+        dist.barrier()
+
+
 def largest(value: int) -> int:
     """The largest of the processes' values, on every process."""
     if not joined():

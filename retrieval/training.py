@@ -18,9 +18,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from retrieval import embedder as embedders
-from retrieval import evaluation, extraction, losses, processes, resume, vocabulary
+from retrieval import evaluation, extraction, launch, losses, processes, resume, vocabulary
 from retrieval.benchmarks.folder import SameLandmark
-from retrieval.callbacks import HeldOut
+from retrieval.callbacks import HeldOut, Preemption
 from retrieval.callbacks.checkpoints import Latest, WholeFiles, continue_curves, curves, newest
 from retrieval.config import InputError, build
 from retrieval.data import images
@@ -151,7 +151,7 @@ def fit(cfg: DictConfig) -> list[Row]:
     objective = losses.from_config(cfg.loss, data.num_classes, embedder.dim)
     module = Retrieval(embedder, objective, plain(cfg))
     trainer = trainer_of(cfg, data, extract, output_dir)
-    trainer.strategy.setup_environment()  # from here on the processes wait for each other
+    processes.wait()  # none writes before all have read what was there
     vocabulary.fit(embedder, data.train.photos, data.resolution, int(cfg.seed), extract)
     cfg = embedders.completed(cfg, embedder)
     cfg.trained_on = data.summary
@@ -168,7 +168,7 @@ def fit(cfg: DictConfig) -> list[Row]:
     if processes.first():
         embedders.save(embedder, cfg, output_dir)
     evaluation.run(embedder, benchmarks, extract, subject(cfg, False, cfg.selected_by), output_dir)
-    return json.loads((output_dir / "results.json").read_text())
+    return json.loads((output_dir / "results.json").read_text()) if processes.first() else []
 
 
 def train(
@@ -239,10 +239,10 @@ def trainer_of(cfg: DictConfig, data: LandmarkData, extract: Extract, output_dir
         raise InputError(
             "early stopping looks at held-out landmarks: give data.validation, for example data.validation=3"
         )
-    callbacks.append(Latest(folder, cfg.checkpoint_steps))
+    callbacks += [Latest(folder, cfg.checkpoint_steps), Preemption()]
     given = {"logger": loggers, "callbacks": callbacks, "plugins": [WholeFiles()], "default_root_dir": output_dir}
     try:
-        return build(cfg.trainer, **given)
+        return build(cfg.trainer, **given, **launch.layout(cfg.trainer))
     except MisconfigurationException as error:
         raise InputError(f"trainer: {error}") from error
 
