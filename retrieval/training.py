@@ -21,7 +21,7 @@ from retrieval import embedder as embedders
 from retrieval import evaluation, extraction, losses, processes, resume, vocabulary
 from retrieval.benchmarks.folder import SameLandmark
 from retrieval.callbacks import HeldOut
-from retrieval.callbacks.checkpoints import Latest, WholeFiles, continue_curves, curves, newest
+from retrieval.callbacks.checkpoints import Latest, WholeFiles, continue_curves, newest, written
 from retrieval.config import InputError, build
 from retrieval.data import images
 from retrieval.data.loading import TrainingBatch
@@ -88,8 +88,11 @@ class Retrieval(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         groups = parameter_groups(self, self.cfg["optimizer"], self.cfg["lr_multipliers"])
         optimizer = build(self.cfg["optimizer"], params=groups)
-        steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = build(self.cfg["schedule"], optimizer=optimizer, total_steps=steps)
+        # not the Trainer's own estimate, which opens the loader before it knows where a killed run stopped
+        each = math.ceil(len(self.trainer.datamodule.batches) / self.trainer.accumulate_grad_batches)  # pyright: ignore[reportAttributeAccessIssue]
+        steps = each * int(self.trainer.max_epochs or 1)
+        steps = steps if self.trainer.max_steps < 0 else min(steps, self.trainer.max_steps)
+        scheduler = build(self.cfg["schedule"], optimizer=optimizer, total_steps=steps, steps_per_epoch=each)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
@@ -168,6 +171,9 @@ def fit(cfg: DictConfig) -> list[Row]:
     if processes.first():
         embedders.save(embedder, cfg, output_dir)
     evaluation.run(embedder, benchmarks, extract, subject(cfg, False, cfg.selected_by), output_dir)
+    if processes.first():
+        for path in written(output_dir / "checkpoints"):  # there is nothing left to go on with
+            path.unlink()
     return json.loads((output_dir / "results.json").read_text())
 
 
@@ -175,10 +181,8 @@ def train(
     trainer: pl.Trainer, module: Retrieval, data: LandmarkData, checkpoint: Path | None, seed: int, output_dir: Path
 ) -> None:
     """Run the Trainer from the checkpoint on, or from the start."""
-    if checkpoint is not None:
-        step = int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
-        if processes.first():
-            continue_curves(trainer.loggers, curves(output_dir, step))
+    if checkpoint is not None and processes.first():
+        continue_curves(trainer.loggers, output_dir, checkpoint)
     pl.seed_everything(seed + processes.rank(), workers=True, verbose=False)  # whatever was drawn before
     trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
 
@@ -218,7 +222,7 @@ def refuse_crops(embedder: Embedder, data: LandmarkData) -> None:
 
 def quieted() -> None:
     """Silence what is no news: our output folder is not empty, and Lightning's tips."""
-    warnings.filterwarnings("ignore", "Experiment logs directory")
+    warnings.filterwarnings("ignore", "(Experiment logs|Checkpoint) directory")
     warnings.filterwarnings("ignore", ".*(LeafSpec|treespec).*")
     warnings.filterwarnings("ignore", ".*(many workers|eval mode at the start).*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
