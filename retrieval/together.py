@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from retrieval.descriptors import Rows
 from retrieval.embedder import Embedder
 from retrieval.extraction import Extract
 
-Array = TypeVar("Array", bound=NDArray)
 T = TypeVar("T")
 
 
@@ -42,7 +41,7 @@ def share(items: Sequence[T]) -> Sequence[T]:
     return items[processes.rank() :: processes.world_size()] if processes.joined() else items
 
 
-def united(own: Array, device: str) -> Array:
+def united(own: NDArray[Any], device: str) -> NDArray[Any]:
     """The entries of all processes, each of which holds its own and 0 in the others' place: their sum, which is exact.
 
     device: where the processes' tensors are exchanged, a GPU's for NCCL.
