@@ -24,8 +24,10 @@ from retrieval.benchmarks import Benchmark
 from retrieval.benchmarks.folder import SameLandmark
 from retrieval.callbacks import HeldOut
 from retrieval.callbacks.checkpoints import Latest, WholeFiles, continue_curves, newest, written
+from retrieval.callbacks.mining import Mining
 from retrieval.config import InputError, build
 from retrieval.data import images
+from retrieval.data.batching import TupleBatches
 from retrieval.data.loading import TrainingBatch
 from retrieval.data.module import LandmarkData
 from retrieval.embedder import Embedder
@@ -243,6 +245,8 @@ def trainer_of(
     loggers = [build(one) for one in (cfg.get("logger") or {}).values()]
     given = {"benchmarks": benchmarks, "extract": extract}
     callbacks = [build(one, **given) for one in (cfg.get("callbacks") or {}).values()]
+    if isinstance(data.sampler, TupleBatches):
+        callbacks.append(Mining(data, extract))
     folder = output_dir / "checkpoints"
     if data.validation is not None:
         callbacks.insert(0, HeldOut(SameLandmark(data.validation), extract, data.resolution))
