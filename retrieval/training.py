@@ -156,7 +156,7 @@ def fit(cfg: DictConfig) -> list[Row]:
     refuse_crops(embedder, data)
     benchmarks, method = evaluation.benchmarks_of(cfg), evaluation.method_of(cfg, {}, extract)
     method.check([embedder], benchmarks, len(extract.resolutions))
-    objective = losses.from_config(cfg.loss, data.num_classes, embedder.dim)
+    objective = losses.from_config(cfg, data.num_classes, embedder.dim, data.sampler.tuple_size)
     module = Retrieval(embedder, objective, plain(cfg))
     trainer = trainer_of(cfg, data, extract, benchmarks, output_dir)
     trainer.strategy.setup_environment()  # from here on the processes wait for each other

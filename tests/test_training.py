@@ -48,7 +48,7 @@ def tiny(photos: Path, out: Path, *words: str) -> DictConfig:
 def module(photos: Path, out: Path, *words: str) -> Retrieval:
     cfg = tiny(photos, out, *words)
     model = embedder.from_config(cfg)
-    return Retrieval(model, training.losses.from_config(cfg.loss, 4, model.dim), training.plain(cfg))
+    return Retrieval(model, training.losses.from_config(cfg, 4, model.dim, None), training.plain(cfg))
 
 
 def columns(folder: Path) -> dict[str, list[float]]:
@@ -108,6 +108,7 @@ def test_every_loss_falls(photos: Path, tmp_path: Path, loss: str) -> None:
         "data.flip=false",
         "optimizer.lr=3e-3",
         "schedule=constant",
+        *(["sampler=tuples", "sampler.negatives=2", "sampler.tuples=2"] if loss.startswith("tuple_") else []),
     ]
     training.fit(tiny(photos, tmp_path / loss, *words, "lr_multipliers.loss=10", "trainer.max_epochs=6"))
     falling = columns(tmp_path / loss)["train/loss"]
