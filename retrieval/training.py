@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from retrieval import embedder as embedders
-from retrieval import evaluation, extraction, launch, losses, processes, resume, vocabulary
+from retrieval import evaluation, extraction, launch, losses, processes, resume, sharding, vocabulary
 from retrieval.benchmarks import Benchmark
 from retrieval.benchmarks.folder import SameLandmark
 from retrieval.callbacks import HeldOut, Preemption
@@ -67,6 +67,10 @@ class Retrieval(pl.LightningModule):
         self.paths: list[str] = []
         embedder.backbone.frozen_statistics = bool(cfg["freeze_batchnorm"])
         self.train()
+
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:
+            sharding.shard(self.embedder, self.objective, self.device_mesh["data_parallel"])
 
     def training_step(self, batch: TrainingBatch, index: int) -> Tensor:
         self.paths = batch.paths
@@ -173,7 +177,8 @@ def fit(cfg: DictConfig) -> list[Row]:
         cache = Path(cfg.cache) / "descriptors"
         evaluation.run_each([embedder], benchmarks, extract, [before], output_dir, cache, method)
     train(trainer, module, data, checkpoint, int(cfg.seed), output_dir)
-    cfg.selected_by = select(trainer, module, data)
+    embedder = sharding.whole(embedder)
+    cfg.selected_by = select(trainer, embedder, data)
     if processes.first():
         embedders.save(embedder, cfg, output_dir)
     after = subject(cfg, False, cfg.selected_by)
@@ -261,17 +266,18 @@ def trainer_of(
     callbacks += [Latest(folder, cfg.checkpoint_steps), Preemption()]
     parts = {"logger": loggers, "callbacks": callbacks, "plugins": [WholeFiles()], "default_root_dir": output_dir}
     try:
-        return build(cfg.trainer, **parts)
+        return build(cfg.trainer, **parts, **launch.layout(cfg.trainer))
     except MisconfigurationException as error:
         raise InputError(f"trainer: {error}") from error
 
 
-def select(trainer: pl.Trainer, module: Retrieval, data: LandmarkData) -> str:
-    """Put the selected weights into the module; says what selected them."""
+def select(trainer: pl.Trainer, embedder: Embedder, data: LandmarkData) -> str:
+    """Put the selected weights into the embedder; says what selected them."""
     if data.validation is None:
         return "the last step"
     best = trainer.checkpoint_callback
     assert isinstance(best, ModelCheckpoint)
     state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
-    module.load_state_dict(state["state_dict"])
+    own = {name.removeprefix("embedder."): weights for name, weights in state["state_dict"].items()}
+    embedder.load_state_dict({name: own[name] for name in embedder.state_dict()})
     return f"mAP {float(best.best_model_score):.4f} on {len(data.validation.landmarks)} held-out training landmarks"  # pyright: ignore[reportArgumentType]

@@ -14,17 +14,17 @@ LAYERS = [
     {"evaluation", "mining", "optimization"},
     {"results", "method"},
     {"candidates", "published"},
-    {"extraction", "together", "benchmarks", "search", "rerank", "scales", "store", "vocabulary", "whitening"},
+    {"extraction", "together", "sharding", "benchmarks", "search", "rerank", "scales", "store", "vocabulary", "whitening"},
     {"embedder", "data", "losses", "subjects"}
     | {"report", "pictures", "charts", "page", "notes", "differences", "uncertainty", "tables", "runs", "lines"},
     {"backbones", "poolings", "heads"},
-    {"features", "config", "metrics", "statistics", "descriptors", "processes"},
+    {"features", "config", "metrics", "statistics", "descriptors", "processes", "launch", "stopping"},
 ]
 ROOMS = {
     "hydra": {"config"},
     "timm": {"backbones"},
     "pytorch_metric_learning": {"losses"},
-    "lightning": {"training", "callbacks", "data/module"},
+    "lightning": {"training", "callbacks", "data/module", "launch", "sharding"},
     "faiss": {"search/approximate", "search/files"},
     "wandb": {"callbacks"},
     "webdataset": {"data/stream"},

@@ -4,7 +4,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from retrieval import extraction
+from retrieval import extraction, sharding
 from retrieval.benchmarks.folder import SameLandmark
 from retrieval.extraction import Extract
 
@@ -28,7 +28,7 @@ class HeldOut(pl.Callback):
     def value(self, pl_module: Any) -> float:
         """mAP of the model as it is."""
         rows = extraction.describe(
-            pl_module.embedder,
+            sharding.whole(pl_module.embedder),
             self.benchmark.gallery,
             self.resolution,
             aspect=self.extract.aspect,
