@@ -28,6 +28,7 @@ Task = Callable[[DictConfig], T]
 
 GRACE = 30.0  # seconds in which the others may end by themselves once a process has failed
 PATIENCE = timedelta(days=1)  # one process judges for hours while others wait for it; a dead one is noticed at once
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "fully_sharded")
 REFUSED = "refused"  # file of a process's InputError
 
 
@@ -68,7 +69,12 @@ def asked(trainer: Mapping[str, Any]) -> int | list[int]:
 
 
 def layout(trainer: Mapping[str, Any]) -> dict[str, int]:
-    """`devices` and `num_nodes` of the processes that there are; InputError where the config asks for others."""
+    """`devices` and `num_nodes` of the processes that there are; InputError where the config asks for others, or for a
+    strategy that is not theirs."""
+    if (strategy := trainer.get("strategy", "auto")) not in STRATEGIES:
+        raise InputError(f"trainer.strategy must be one of {', '.join(STRATEGIES)}, got {strategy!r}")
+    if strategy == "fully_sharded" and processes.world_size() == 1:
+        raise InputError("trainer.strategy=fully_sharded is for several processes: give trainer.devices=2 or more")
     here = processes.local_size()
     machines = processes.world_size() // here
     devices = asked(trainer)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -71,13 +71,24 @@ def gathered(x: Tensor) -> Tensor:
     """
     if not joined() or world_size() == 1:
         return x
-    if not x.requires_grad:
-        each = [torch.empty_like(x) for _ in range(world_size())]
+    gathering: Any = _Gathering.apply
+    return gathering(x)
+
+
+class _Gathering(torch.autograd.Function):
+    """The rows of all processes; each hands back the gradient of its own rows, summed over what all made of them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        each = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(world_size())]
         dist.all_gather(each, x.contiguous())
         return torch.cat(each)
-    from torch.distributed.nn.functional import all_gather
 
-    return torch.cat(all_gather(x))
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        summed = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(summed)
+        return summed.chunk(world_size())[rank()]
 
 
 def shared(value: T) -> T:

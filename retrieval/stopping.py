@@ -54,6 +54,13 @@ def handled(handler: Handler, signals: Sequence[signal.Signals] = SIGNALS) -> It
             signal.signal(each, earlier or signal.SIG_DFL)
 
 
+def unheeding(worker: int) -> None:
+    """`worker_init_fn` of a loader: where a signal reaches every process of a job, its workers leave it to the one that
+    they work for, which may need another batch."""
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+
+
 def requeue() -> None:
     """Put this SLURM job back into the queue; outside of SLURM nothing, and a warning where it fails."""
     job = slurm_job()

@@ -17,6 +17,7 @@ from torch import distributed as dist
 from retrieval import launch, processes
 from retrieval.config import InputError
 from retrieval.launch import asked, launched, layout, visible
+from retrieval.stopping import SIGNALS, Stopped, requeue
 
 ROOT = Path(__file__).parent.parent
 ENDED = 128 + signal.SIGTERM
@@ -72,6 +73,26 @@ def waiting(cfg: DictConfig) -> None:
         time.sleep(600)
     finally:
         (note.parent / f"ended{processes.rank()}").touch()
+
+
+def telling(cfg: DictConfig) -> None:
+    """Is told to stop."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+
+
+def weighed(cfg: DictConfig) -> list[float]:
+    """The gradient of each process's own row, from a loss of all rows that each process weighs in its own way."""
+    own = torch.full((1, 2), float(processes.rank()), requires_grad=True)
+    rows = processes.gathered(own)
+    assert rows.tolist() == [[0, 0], [1, 1]]
+    (rows * torch.tensor([[1, 2], [3, 4]]) * (1 + processes.rank())).sum().backward()
+    assert own.grad is not None
+    rank, size = processes.rank(), processes.world_size()
+    mine = torch.zeros(size, 2)
+    mine[rank] = own.grad
+    dist.all_reduce(mine)
+    return mine.flatten().tolist()
 
 
 def running(pid: int) -> bool:
@@ -251,3 +272,71 @@ def test_another_number_of_processes_than_was_asked_for_is_refused(monkeypatch: 
     assert layout({"devices": 2, "accelerator": "cpu", "num_nodes": 2}) == {"devices": 2, "num_nodes": 2}
     with pytest.raises(InputError, match=r"trainer\.devices=3 was asked for, .* 4 processes on 2 machines"):
         layout({"devices": 3, "accelerator": "cpu"})
+
+
+def test_a_gradient_comes_back_to_the_process_whose_rows_it_is_of(tmp_path: Path) -> None:
+    assert launched(weighed, config(tmp_path)) == [3, 6, 9, 12]
+
+
+@pytest.fixture
+def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with what SLURM's scontrol was asked for; this is the fourth job of an array."""
+    asked = tmp_path / "asked"
+    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    for name, value in {"SLURM_JOB_ID": 4242, "SLURM_ARRAY_JOB_ID": 4200, "SLURM_ARRAY_TASK_ID": 3}.items():
+        monkeypatch.setenv(name, str(value))
+    asked.touch()
+    return asked
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_job_that_is_told_to_stop_and_may_go_on_queues_again_once(
+    devices: int, tmp_path: Path, queue: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Stopped) as stopped:
+        launched(telling, config(tmp_path, devices, resume="auto"))
+    assert stopped.value.code == ENDED and queue.read_text() == "requeue 4200_3\n"
+    assert capfd.readouterr().err.splitlines() == ["stopped by SIGTERM"]
+
+
+def test_a_job_that_would_begin_anew_does_not_queue_again(tmp_path: Path, queue: Path) -> None:
+    with pytest.raises(Stopped):
+        launched(telling, config(tmp_path, 1, resume=None))
+    assert queue.read_text() == ""
+
+
+def test_a_job_outside_of_an_array_queues_by_its_own_id(monkeypatch: pytest.MonkeyPatch, queue: Path) -> None:
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID")
+    requeue()
+    assert queue.read_text() == "requeue 4242\n"
+
+
+def test_the_shell_of_a_job_does_not_queue_again(monkeypatch: pytest.MonkeyPatch, queue: Path) -> None:
+    monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
+    requeue()
+    assert queue.read_text() == ""
+
+
+def test_a_queue_that_cannot_be_reached_costs_a_warning(monkeypatch: pytest.MonkeyPatch, queue: Path) -> None:
+    (queue.parent / "scontrol").write_text("#!/bin/sh\nexit 1\n")
+    with pytest.warns(match="SLURM job 4200_3 is not back in the queue"):
+        requeue()
+
+
+def test_signals_are_left_as_they_were(tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    launched(alone, config(tmp_path, 1))
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "deepspeed"])
+def test_a_strategy_that_is_not_ours_is_refused(strategy: str) -> None:
+    with pytest.raises(InputError, match=rf"trainer\.strategy must be one of auto, ddp, .* got '{strategy}'"):
+        layout({"devices": 1, "accelerator": "cpu", "strategy": strategy})
+
+
+def test_shares_of_one_process_are_refused() -> None:
+    with pytest.raises(InputError, match=r"fully_sharded is for several processes"):
+        layout({"devices": 1, "accelerator": "cpu", "strategy": "fully_sharded"})
