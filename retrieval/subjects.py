@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from retrieval.config import CONFIGS, load_yaml
 
 NOT_TRAINED = "nothing: not trained"
+ONLY_LOG = tuple(f"retrieval.callbacks.{name}" for name in ("PoolingExponent", "Waiting", "Evaluate"))
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ def subject(cfg: DictConfig, untrained: bool, selected_by: str) -> Subject:
     training = ("data", "loss", "optimizer", "schedule", "trainer", "callbacks", "lr_multipliers", "freeze_batchnorm")
     training = (*training, "trained_with")
     settings = {key: plain(cfg[key]) for key in (model if untrained else (*model, *training)) if key in cfg}
+    if "callbacks" in settings:
+        settings["callbacks"] = selecting(settings["callbacks"])
     return Subject(
         backbone=backbone_name(cfg),
         pooling=cfg.names.pooling,
@@ -52,6 +56,11 @@ def subject(cfg: DictConfig, untrained: bool, selected_by: str) -> Subject:
         settings=digest(settings),
         config=digest({key: value for key, value in plain(cfg).items() if key not in ("output_dir", "cache", "run")}),
     )
+
+
+def selecting(callbacks: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The callbacks on which it depends what comes out of a training, by name."""
+    return {name: one for name, one in (callbacks or {}).items() if one["_target_"] not in ONLY_LOG}
 
 
 def backbone_name(cfg: DictConfig) -> str:
