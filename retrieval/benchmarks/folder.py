@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from retrieval import metrics
-from retrieval.benchmarks import files
 from retrieval.benchmarks.ranked import NONE, Ranked
 from retrieval.config import InputError
-from retrieval.data import columns
+from retrieval.data import columns, files
 from retrieval.data.folder import LandmarkPhotos, read
 from retrieval.data.images import Photo
 

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from retrieval import metrics
-from retrieval.benchmarks import files
 from retrieval.benchmarks.ranked import NONE, Ranked
 from retrieval.config import InputError
-from retrieval.data import columns
+from retrieval.data import columns, files
 from retrieval.data.download import prepare
 from retrieval.data.images import Photo
 from retrieval.metrics import Array, Indices
