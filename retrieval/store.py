@@ -93,7 +93,7 @@ class Store:
         """Keep the rows of a shard, whose lock is held; a full disk costs this shard alone."""
         for left in self.folder.glob(f"{self.path(shard).name}.*.tmp"):  # by a process that was killed
             left.unlink()
-        _replace(self.path(shard), lambda file: np.save(file, rows.astype(self.dtype)))
+        replace(self.path(shard), lambda file: np.save(file, rows.astype(self.dtype)))
 
     def locked(self, name: str, timeout: float = -1) -> FileLock:
         """A lock between processes, waited for `timeout` seconds at most (-1: as long as it takes)."""
@@ -173,11 +173,11 @@ def _claim(stores: Sequence[Store], shard: int) -> ExitStack | None:
 def _read_or_write(path: Path, make: Callable[[], Any]) -> Any:
     if not path.is_file():
         made = json.dumps(make()).encode()
-        _replace(path, lambda file: file.write(made))
+        replace(path, lambda file: file.write(made))
     return json.loads(path.read_text())
 
 
-def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """The file is on the disk under its name when it is whole, and not before."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}.", suffix=".tmp", delete=False) as file:
         try:

@@ -1,5 +1,6 @@
-"""The LightningModule, its parameter groups, and fit()."""
+"""The LightningModule, and fit()."""
 
+import json
 import logging
 import math
 import warnings
@@ -17,13 +18,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from retrieval import embedder as embedders
-from retrieval import evaluation, extraction, losses, vocabulary
+from retrieval import evaluation, extraction, losses, processes, resume, vocabulary
 from retrieval.benchmarks.folder import SameLandmark
 from retrieval.callbacks import HeldOut
+from retrieval.callbacks.checkpoints import Latest, WholeFiles, continue_curves, curves, newest
 from retrieval.config import InputError, build
-from retrieval.data.module import FolderData
+from retrieval.data import images
+from retrieval.data.loading import TrainingBatch
+from retrieval.data.module import LandmarkData
 from retrieval.embedder import Embedder
-from retrieval.evaluation import refuse_used
 from retrieval.extraction import Extract, NotFinite
 from retrieval.poolings import GeM
 from retrieval.results import Row
@@ -48,29 +51,28 @@ def warmup_cosine(step: int, first: int, total: int) -> float:
 
 
 class Retrieval(pl.LightningModule):
-    """Trains an Embedder with a loss on (descriptors, labels)."""
+    """Trains an Embedder with an objective on (descriptors, labels).
 
-    def __init__(
-        self,
-        embedder: Embedder,
-        loss: nn.Module,
-        optimizer: Mapping[str, Any],
-        schedule: Mapping[str, Any],
-        multipliers: Mapping[str, float],
-        freeze_batchnorm: bool,
-    ) -> None:
+    cfg: the whole config, of which `optimizer`, `schedule`, `lr_multipliers`, `layer_decay`, `freeze_batchnorm`,
+    `freeze_p` and `pieces` are read. `paths`: the photos of the last batch.
+    """
+
+    def __init__(self, embedder: Embedder, objective: nn.Module, cfg: Mapping[str, Any]) -> None:
         super().__init__()
-        self.embedder, self.loss = embedder, loss
-        self.optimizer, self.schedule, self.multipliers = optimizer, schedule, multipliers
-        embedder.backbone.frozen_statistics = bool(freeze_batchnorm)
+        self.embedder, self.objective, self.cfg = embedder, objective, cfg
+        self.paths: list[str] = []
+        embedder.backbone.frozen_statistics = bool(cfg["freeze_batchnorm"])
         self.train()
 
-    def training_step(self, batch: tuple[Tensor, Tensor, Sequence[str]], index: int) -> Tensor:
-        images, labels, paths = batch
-        loss = self.loss(self.embedder(images), labels)
+    def training_step(self, batch: TrainingBatch, index: int) -> Tensor:
+        self.paths = batch.paths
+        descriptors = embedded(self.embedder, batch.pixels, batch.order, self.cfg["pieces"])
+        loss = self.objective(descriptors, batch.labels)
         if not torch.isfinite(loss):
-            raise NotFinite(f"the loss is {loss.item()} at step {self.global_step}; photos of the batch: {list(paths)}")
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(paths))
+            raise NotFinite(
+                f"the loss is {loss.item()} at step {self.global_step}; photos of the batch: {list(batch.paths)}"
+            )
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.paths))
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -84,11 +86,18 @@ class Retrieval(pl.LightningModule):
             raise NotFinite(f"p left (0, inf) at step {self.global_step}: min {float(p.min())}, max {float(p.max())}")
 
     def configure_optimizers(self) -> Any:
-        groups = parameter_groups(self, self.optimizer, self.multipliers)
-        optimizer = build(self.optimizer, params=groups)
+        groups = parameter_groups(self, self.cfg["optimizer"], self.cfg["lr_multipliers"])
+        optimizer = build(self.cfg["optimizer"], params=groups)
         steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = build(self.schedule, optimizer=optimizer, total_steps=steps)
+        scheduler = build(self.cfg["schedule"], optimizer=optimizer, total_steps=steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def embedded(embedder: Embedder, pixels: Sequence[Tensor], order: Tensor, pieces: int | None) -> Tensor:
+    """Descriptors (B, d) of the photos of a batch, in its order."""
+    mean, std = embedder.backbone.mean, embedder.backbone.std
+    rows = torch.cat([embedder(images.normalised(part, mean, std)) for part in pixels])
+    return rows[torch.argsort(order)]
 
 
 def parameter_groups(
@@ -114,78 +123,97 @@ def part_of(name: str) -> str:
     """Whose learning rate a parameter has: p, pooling, head, backbone or loss."""
     if name == "embedder.pooling.p":
         return "p"
-    return "loss" if name.startswith("loss.") else name.split(".")[1]
+    return "loss" if name.startswith("objective.") else name.split(".")[1]
 
 
 def fit(cfg: DictConfig) -> list[Row]:
-    """Train one model as the config says, evaluate it once; returns the rows that it added to `results.json`.
+    """Train one model as the config says, evaluate it once; returns the rows of `results.json`.
 
-    Everything that can be refused is refused before the first image is described.
+    Everything that can be refused is refused before the first image is described. Called in each of several processes,
+    which train one model together; the first one judges and writes. With `resume=auto` a run that was killed goes on
+    from its last checkpoint, and one that is finished is left as it is.
     """
     output_dir = Path(cfg.output_dir)
     quieted()
-    refuse(cfg, output_dir)
+    refuse(cfg)
+    goes_on = resume.begun(cfg, output_dir)
+    if goes_on and (rows := resume.finished(cfg, output_dir)):
+        return rows
     extract: Extract = build(cfg.extract)
     pl.seed_everything(int(cfg.seed), workers=True, verbose=False)
     embedder = embedders.from_config(cfg, cfg.data.get("resolution"))
     extraction.check(embedder, extract.resolutions, extract.scales, extract.aspect)
-    data: FolderData = build(cfg.data, seed=int(cfg.seed), mean=embedder.backbone.mean, std=embedder.backbone.std)
-    data.check(embedder.backbone.multiple, embedder.backbone.fixed_size)
-    refuse_crops(embedder, data.resolution)
+    multiple = embedder.backbone.multiple
+    data: LandmarkData = build(cfg.data, sampler=plain(cfg.sampler), seed=int(cfg.seed), multiple=multiple)
+    data.check(multiple, embedder.backbone.fixed_size)
+    refuse_crops(embedder, data)
     benchmarks = evaluation.benchmarks_of(cfg)
-    loss = losses.from_config(cfg.loss, data.num_classes, embedder.dim)
-    module = Retrieval(
-        embedder, loss, plain(cfg.optimizer), plain(cfg.schedule), plain(cfg.lr_multipliers), cfg.freeze_batchnorm
-    )
+    objective = losses.from_config(cfg.loss, data.num_classes, embedder.dim)
+    module = Retrieval(embedder, objective, plain(cfg))
     trainer = trainer_of(cfg, data, extract, output_dir)
+    trainer.strategy.setup_environment()  # from here on the processes wait for each other
     vocabulary.fit(embedder, data.train.photos, data.resolution, int(cfg.seed), extract)
     cfg = embedders.completed(cfg, embedder)
     cfg.trained_on = data.summary
-    output_dir.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, output_dir / "config.yaml")
-
-    rows: list[Row] = []
+    checkpoint = newest(output_dir / "checkpoints") if goes_on else None
+    if processes.first():
+        resume.clear(output_dir)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(cfg, output_dir / "config.yaml")
     if cfg.evaluate_untrained:
         before = subject(cfg, untrained=True, selected_by=NOT_TRAINED)
-        cache = Path(cfg.cache) / "descriptors"
-        rows += evaluation.run(embedder, benchmarks, extract, before, output_dir, cache)
-    pl.seed_everything(int(cfg.seed), workers=True, verbose=False)  # whatever was described, or found, before
-    trainer.fit(module, data)
+        evaluation.run(embedder, benchmarks, extract, before, output_dir, Path(cfg.cache) / "descriptors")
+    train(trainer, module, data, checkpoint, int(cfg.seed), output_dir)
     cfg.selected_by = select(trainer, module, data)
-    embedders.save(embedder, cfg, output_dir)
-    rows += evaluation.run(embedder, benchmarks, extract, subject(cfg, False, cfg.selected_by), output_dir)
-    return rows
+    if processes.first():
+        embedders.save(embedder, cfg, output_dir)
+    evaluation.run(embedder, benchmarks, extract, subject(cfg, False, cfg.selected_by), output_dir)
+    return json.loads((output_dir / "results.json").read_text())
 
 
-def refuse(cfg: DictConfig, output_dir: Path) -> None:
+def train(
+    trainer: pl.Trainer, module: Retrieval, data: LandmarkData, checkpoint: Path | None, seed: int, output_dir: Path
+) -> None:
+    """Run the Trainer from the checkpoint on, or from the start."""
+    if checkpoint is not None:
+        step = int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+        if processes.first():
+            continue_curves(trainer.loggers, curves(output_dir, step))
+    pl.seed_everything(seed + processes.rank(), workers=True, verbose=False)  # whatever was drawn before
+    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+
+
+def refuse(cfg: DictConfig) -> None:
     """What can be refused by reading the config alone."""
-    refuse_used(output_dir)
     if not isinstance(cfg.seed, int):
         raise InputError(f"seed must be a whole number, got {cfg.seed!r}")
     if cfg.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise InputError(
             f"trainer.accelerator={cfg.trainer.accelerator} was asked for, this machine has no GPU; accepted: auto, cpu"
         )
-    if cfg.trainer.devices != 1:
-        raise InputError(f"trainer.devices must be 1, batches are not yet shared out; got {cfg.trainer.devices}")
     if not isinstance(cfg.trainer.max_epochs, int) or cfg.trainer.max_epochs < 1:
         raise InputError(f"trainer.max_epochs must be a whole number, at least 1, got {cfg.trainer.max_epochs}")
+    for key, least in (("checkpoint_steps", 1), ("pieces", 1), ("freeze_p", 0), ("memory", 0)):
+        if cfg[key] is not None and not (isinstance(cfg[key], int) and cfg[key] >= least):
+            raise InputError(f"{key} must be a whole number, at least {least}, got {cfg[key]!r}")
     stand_in = build(cfg.optimizer, params=[nn.Parameter(torch.zeros(1))])
-    build(cfg.schedule, optimizer=stand_in, total_steps=10)
+    build(cfg.schedule, optimizer=stand_in, total_steps=10, steps_per_epoch=5)
 
 
-def refuse_crops(embedder: Embedder, resolution: int) -> None:
-    """Refuse training crops whose map is not the one that the pooling takes, where it takes one alone."""
-    wanted, backbone = embedder.map_size, embedder.backbone
+def refuse_crops(embedder: Embedder, data: LandmarkData) -> None:
+    """Refuse training photos whose map is not the one that the pooling takes, where it takes one alone."""
+    wanted, backbone, name = embedder.map_size, embedder.backbone, type(embedder.pooling).__name__
     if wanted is None:
         return
-    (height, width), name = embedders.square_map(backbone, resolution), type(embedder.pooling).__name__
-    if (height, width) != wanted:
-        fitting = extraction.square_of(backbone, wanted, "data.resolution={}")
-        raise InputError(
-            f"{name} takes maps of {wanted[0]} x {wanted[1]} positions only; data.resolution = {resolution} gives "
-            f"{height} x {width}; accepted: {fitting}, or pooling.height={height} pooling.width={width}"
-        )
+    if data.augment.aspect == "native":
+        raise InputError(f"{name} takes maps of one size only, so square photos: give data.aspect=square")
+    for resolution in data.resolutions:
+        if (found := embedders.square_map(backbone, resolution)) != wanted:
+            fitting = extraction.square_of(backbone, wanted, "data.resolution={}")
+            raise InputError(
+                f"{name} takes maps of {wanted[0]} x {wanted[1]} positions only; data.resolution = {resolution} gives "
+                f"{found[0]} x {found[1]}; accepted: {fitting}, or pooling.height={found[0]} pooling.width={found[1]}"
+            )
 
 
 def quieted() -> None:
@@ -196,28 +224,30 @@ def quieted() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
 
 
-def trainer_of(cfg: DictConfig, data: FolderData, extract: Extract, output_dir: Path) -> pl.Trainer:
+def trainer_of(cfg: DictConfig, data: LandmarkData, extract: Extract, output_dir: Path) -> pl.Trainer:
     """The Lightning Trainer with the loggers and callbacks of the config."""
     loggers = [build(one) for one in (cfg.get("logger") or {}).values()]
     callbacks = [build(one) for one in (cfg.get("callbacks") or {}).values()]
-    kept: dict[str, Any] = {}
+    folder = output_dir / "checkpoints"
     if data.validation is not None:
         callbacks.insert(0, HeldOut(SameLandmark(data.validation), extract, data.resolution))
-        kept = {"monitor": "validation/mAP", "mode": "max"}
+        best = ModelCheckpoint(
+            folder, "best", "validation/mAP", mode="max", save_weights_only=True, save_on_train_epoch_end=True
+        )
+        callbacks.append(best)
     elif any(isinstance(callback, EarlyStopping) for callback in callbacks):
         raise InputError(
             "early stopping looks at held-out landmarks: give data.validation, for example data.validation=3"
         )
-    callbacks.append(
-        ModelCheckpoint(output_dir / "checkpoints", save_weights_only=True, save_on_train_epoch_end=True, **kept)
-    )
+    callbacks.append(Latest(folder, cfg.checkpoint_steps))
+    given = {"logger": loggers, "callbacks": callbacks, "plugins": [WholeFiles()], "default_root_dir": output_dir}
     try:
-        return build(cfg.trainer, logger=loggers, callbacks=callbacks, default_root_dir=output_dir)
+        return build(cfg.trainer, **given)
     except MisconfigurationException as error:
         raise InputError(f"trainer: {error}") from error
 
 
-def select(trainer: pl.Trainer, module: Retrieval, data: FolderData) -> str:
+def select(trainer: pl.Trainer, module: Retrieval, data: LandmarkData) -> str:
     """Put the selected weights into the module; says what selected them."""
     if data.validation is None:
         return "the last step"

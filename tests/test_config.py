@@ -130,11 +130,10 @@ def test_an_unknown_benchmark_in_a_list_is_named_with_near_matches() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["data.root=PHOTOS", "data.landmarks_per_batch=9"], "landmarks_per_batch = 9 is more than the 4 landmarks"),
+        (["data.root=PHOTOS", "sampler.landmarks=9"], "sampler.landmarks = 9 is more than the 4 landmarks"),
         (["data.root=PHOTOS", "seed=abc"], "seed must be a whole number, got 'abc'"),
         (["data.root=PHOTOS", "optimizer.lr=-1"], "torch.optim.AdamW cannot be made of"),
         (["data.root=PHOTOS", "schedule.warmup=1.5"], "schedule.warmup is a share of the steps"),
-        (["data.root=PHOTOS", "trainer.devices=2"], "trainer.devices must be 1"),
         (["data.root=PHOTOS", "backbone.name=resnet5"], "timm 1.* has no backbone 'resnet5'.*resnet50"),
         (["data.root=/nowhere"], "no folder of photos at /nowhere"),
     ],

@@ -1,23 +1,28 @@
-"""Folders of photos, held-out landmarks, batches, augmentation."""
+"""Folders of photos, held-out landmarks, batches, tuples, augmentation."""
 
 import shutil
 from collections import Counter
-from itertools import islice
+from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from retrieval.config import InputError
-from retrieval.data.batching import LandmarkBatches, by_shape
+from retrieval.data import images
+from retrieval.data.augment import Augment
+from retrieval.data.batching import BalancedBatches, Batches, Draw, LandmarkBatches, TupleBatches, by_shape
 from retrieval.data.folder import read
 from retrieval.data.images import UnreadablePhoto
 from retrieval.data.module import FolderData, hold_out
 
 Capture = pytest.CaptureFixture[str]
-HALF = (0.5, 0.5, 0.5)
+TWO = {"_target_": "retrieval.data.batching.LandmarkBatches", "landmarks": 2, "photos": 2}
 NAMES = [f"landmark{i}" for i in range(10)]
 
 
@@ -69,48 +74,146 @@ def test_an_unreadable_photo_is_skipped_and_counted_if_asked(photos: Path, tmp_p
     assert (len(everything.photos), everything.skipped) == (19, 1)
 
 
+def indices(sampler: LandmarkBatches, epoch: int = 0) -> Iterator[list[int]]:
+    return (list(chain.from_iterable(units)) for units in sampler.units(epoch))
+
+
 @given(st.integers(2, 6), st.integers(2, 5), st.lists(st.integers(2, 9), min_size=6, max_size=9))
 def test_every_batch_has_p_landmarks_with_k_photos_each(p: int, k: int, sizes: list[int]) -> None:
     labels = [landmark for landmark, size in enumerate(sizes) for _ in range(size)]
-    for batch in LandmarkBatches(labels, p, k, seed=1):
-        counts = Counter(labels[index] for index, _ in batch)
+    for batch in indices(LandmarkBatches(labels, 1, p, k)):
+        counts = Counter(labels[index] for index in batch)
         assert len(counts) == p and set(counts.values()) == {k}
 
 
 def test_photos_of_a_batch_differ_where_a_landmark_has_enough() -> None:
-    batch = next(iter(LandmarkBatches([0] * 4 + [1] * 4, 2, 4, seed=0)))
-    assert len({index for index, _ in batch}) == 8
+    assert len(set(next(indices(LandmarkBatches([0] * 4 + [1] * 4, 0, 2, 4))))) == 8
 
 
 @given(st.integers(4, 9), st.integers(2, 4), st.integers(0, 9))
 def test_no_photo_comes_twice_in_a_batch_that_has_enough(size: int, k: int, seed: int) -> None:
-    batches = LandmarkBatches([i % 5 for i in range(5 * size)], 4, k, seed)
-    assert all(len({index for index, _ in batch}) == 4 * k for _ in range(3) for batch in batches)
+    sampler = LandmarkBatches([i % 5 for i in range(5 * size)], seed, 4, k)
+    assert all(len(set(batch)) == 4 * k for epoch in range(3) for batch in indices(sampler, epoch))
 
 
 @given(st.integers(2, 6), st.integers(0, 9))
 def test_landmarks_come_equally_often(p: int, seed: int) -> None:
-    batches = LandmarkBatches([i % 7 for i in range(70)], p, 2, seed)
-    seen = Counter(index % 7 for batch in batches for index, _ in batch[::2])
+    seen = Counter(
+        i % 7 for batch in indices(LandmarkBatches([i % 7 for i in range(70)], seed, p, 2)) for i in batch[::2]
+    )
     assert max(seen.values()) - min(seen.values() if len(seen) == 7 else [0]) <= 1
 
 
+@given(st.integers(2, 9), st.lists(st.integers(1, 50), min_size=9, max_size=12), st.integers(0, 9))
+def test_balanced_batches_take_every_landmark_equally_often(size: int, sizes: list[int], seed: int) -> None:
+    labels = [landmark for landmark, count in enumerate(sizes) for _ in range(count)]
+    batches = [[labels[i] for i in batch] for batch in indices(BalancedBatches(labels, seed, size))]
+    seen = Counter(chain.from_iterable(batches))
+    assert all(len(set(batch)) == size for batch in batches)
+    assert max(seen.values()) - min(seen.get(landmark, 0) for landmark in range(len(sizes))) <= 1
+
+
 def test_an_epoch_draws_as_many_photos_as_there_are() -> None:
-    assert len(LandmarkBatches([i % 7 for i in range(70)], 5, 4, seed=0)) == 4
+    assert len(LandmarkBatches([i % 7 for i in range(70)], 0, 5, 4)) == 4
 
 
 def test_epochs_differ_and_a_seed_reproduces_them() -> None:
-    def epochs() -> list[list[list[tuple[int, int]]]]:
-        batches = LandmarkBatches([i % 5 for i in range(50)], 3, 2, seed=4)
-        return [list(batches), list(batches)]
-
-    first, again = epochs(), epochs()
-    assert first == again and first[0] != first[1]
+    first, again = (LandmarkBatches([i % 5 for i in range(50)], 4, 3, 2) for _ in range(2))
+    assert [*indices(first, 1)] == [*indices(again, 1)] != [*indices(first, 0)]
 
 
 def test_more_landmarks_a_batch_than_there_are_is_refused() -> None:
-    with pytest.raises(InputError, match="landmarks_per_batch = 9 is more than the 5 landmarks"):
-        LandmarkBatches([i % 5 for i in range(50)], 9, 2, seed=0)
+    with pytest.raises(InputError, match=r"sampler\.landmarks = 9 is more than the 5 landmarks"):
+        LandmarkBatches([i % 5 for i in range(50)], 0, 9, 2)
+
+
+def test_the_landmarks_of_google_are_grouped_in_seconds() -> None:
+    labels = [i % 81_313 for i in range(300_000)]
+    assert len(next(indices(BalancedBatches(labels, 0, 64)))) == 64
+
+
+@given(st.integers(0, 11), st.integers(0, 3))
+def test_an_epoch_goes_on_at_any_batch_as_if_it_had_not_stopped(position: int, epoch: int) -> None:
+    whole, rest = (Batches(LandmarkBatches([i % 5 for i in range(50)], 4, 2, 2), [32, 64], 4) for _ in range(2))
+    whole.start, rest.start = (epoch, 0), (epoch, position)
+    assert list(whole)[position:] == list(rest)
+
+
+def test_a_batch_has_one_resolution_and_an_epoch_all() -> None:
+    batches = list(Batches(LandmarkBatches([i % 5 for i in range(200)], 4, 2, 2), [32, 64, 96], 4))
+    assert all(len({draw.resolution for draw in batch}) == 1 for batch in batches)
+    assert {batch[0].resolution for batch in batches} == {32, 64, 96}
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_share_a_batch_by_whole_landmarks(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    labels = [i % 5 for i in range(50)]
+    (whole, *_) = Batches(LandmarkBatches(labels, 4, 4, 3), [32], 4)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", str(rank))
+    (part, *_) = Batches(LandmarkBatches(labels, 4, 4, 3), [32], 4)
+    assert part == whole[6 * rank : 6 * rank + 6]
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(InputError, match=r"sampler\.landmarks must be a multiple of the 3 processes .* got 4"):
+        LandmarkBatches([i % 5 for i in range(50)], 0, 4, 2)
+
+
+@given(st.lists(st.integers(0, 8), min_size=30, max_size=60), st.integers(0, 3))
+def test_a_pair_without_a_list_is_two_photos_of_a_landmark(labels: list[int], epoch: int) -> None:
+    labels += list(range(9)) * 2
+    sampler = TupleBatches(labels, 3, None, queries=20, pool=10, negatives=2, tuples=4)
+    queries, positives, pool = sampler.chosen(epoch)
+    assert all(labels[q] == labels[p] and q != p for q, p in zip(queries, positives, strict=True))
+    assert len(queries) == 20 == len(set(queries.tolist())) and len(pool) == 10 == len(set(pool.tolist()))
+
+
+def test_pairs_of_a_list_are_kept_together() -> None:
+    pairs = np.arange(0, 40, 2), np.arange(1, 41, 2)
+    sampler = TupleBatches([i // 2 for i in range(40)], 3, pairs, queries=9, pool=10, negatives=2, tuples=4)
+    queries, positives, _ = sampler.chosen(1)
+    assert len(queries) == 8 and (positives == queries + 1).all()
+
+
+def test_tuples_that_were_not_mined_are_not_trained_on() -> None:
+    sampler = TupleBatches([i % 9 for i in range(90)], 3, None, queries=8, pool=10, negatives=2, tuples=4)
+    sampler.mined_for = 0, np.zeros((8, 4), np.int64)
+    with pytest.raises(ValueError, match="epoch 1 has no tuples yet"):
+        next(sampler.units(1))
+
+
+def test_more_negatives_than_other_landmarks_are_refused() -> None:
+    with pytest.raises(InputError, match="need 6 landmarks to train on, there are 4"):
+        TupleBatches([i % 4 for i in range(40)], 3, None, queries=8, negatives=5, tuples=4)
+
+
+def test_a_native_photo_keeps_its_aspect_ratio(photos: Path) -> None:
+    image = Image.open(photos / "arch" / "0.jpg")  # 96 x 64
+    assert Augment("native", bucket=1, crop=1, flip=False, jitter=0)(image, 48, 0).size == (48, 32)
+
+
+def test_native_sides_are_multiples_of_the_bucket_and_of_what_the_backbone_needs(photos: Path) -> None:
+    image = Image.open(photos / "arch" / "0.jpg")
+    assert Augment("native", bucket=32, crop=0.5, multiple=14)(image, 90, 0).size == (84, 42)
+
+
+def test_a_whole_native_photo_has_the_pixels_that_evaluation_sees(photos: Path) -> None:
+    image = Image.open(photos / "arch" / "0.jpg").convert("RGB")
+    seen = Augment("native", bucket=1, crop=1, flip=False, jitter=0)(image, 48, 0)
+    assert seen.tobytes() == images.resized(image, (48, 32)).tobytes()
+
+
+def test_photos_of_one_shape_stand_in_one_tensor_and_the_order_is_kept(photos: Path) -> None:
+    words = {"aspect": "native", "bucket": 1, "crop": 1, "flip": False, "jitter": 0, "resolution": 64, "workers": 0}
+    data = FolderData(str(photos), seed=0, sampler=TWO, **words)
+    batch = next(iter(data.train_dataloader()))
+    placed = dict(zip(batch.order.tolist(), (photo for part in batch.pixels for photo in part), strict=True))
+    assert len({part.shape[2:] for part in batch.pixels}) == len(batch.pixels) and len(placed) == 4
+    for i, path in enumerate(batch.paths):
+        with Image.open(path) as image:
+            assert placed[i].shape[1:] == images.fit(image.size, 64)[::-1]
 
 
 @given(st.lists(st.sampled_from("abc")), st.integers(1, 4))
@@ -121,7 +224,7 @@ def test_batches_of_equal_shape_hold_every_photo_once(shapes: list[str], size: i
 
 
 def test_whole_landmarks_are_held_out(photos: Path) -> None:
-    data = FolderData(str(photos), 0, HALF, HALF, validation=2, landmarks_per_batch=2, photos_per_landmark=2)
+    data = FolderData(str(photos), seed=0, sampler=TWO, validation=2)
     assert data.validation is not None
     assert len(data.validation.landmarks) == 2
     assert not set(data.validation.landmarks) & set(data.train.landmarks)
@@ -148,23 +251,23 @@ def test_a_group_of_unknown_landmarks_is_refused() -> None:
 
 
 def test_augmentation_depends_on_the_draw_alone(photos: Path) -> None:
-    data = FolderData(str(photos), 0, HALF, HALF, resolution=32, landmarks_per_batch=2, photos_per_landmark=2)
-    first = data.dataset[3, 7][0]
+    data = FolderData(str(photos), seed=0, sampler=TWO, resolution=32)
+    dataset = data.train_dataloader().dataset
+    first = dataset[Draw(3, 7, 32)][0]
     torch.rand(5)
-    assert torch.equal(first, data.dataset[3, 7][0])
-    assert not torch.equal(first, data.dataset[3, 8][0])
+    assert torch.equal(first, dataset[Draw(3, 7, 32)][0])
+    assert not torch.equal(first, dataset[Draw(3, 8, 32)][0])
 
 
 def test_the_number_of_workers_changes_no_pixel(photos: Path) -> None:
     def batches(workers: int) -> list[torch.Tensor]:
-        small = {"resolution": 32, "landmarks_per_batch": 2, "photos_per_landmark": 2}
-        data = FolderData(str(photos), 0, HALF, HALF, workers=workers, **small)
-        return [pixels for pixels, _, _ in islice(data.train_dataloader(), 3)]
+        data = FolderData(str(photos), seed=0, sampler=TWO, workers=workers, resolution=32)
+        return [batch.pixels[0] for batch in islice(data.train_dataloader(), 3)]
 
     assert all(torch.equal(a, b) for a, b in zip(batches(0), batches(1), strict=True))
 
 
 def test_crops_that_the_backbone_cannot_take_are_refused(photos: Path) -> None:
-    data = FolderData(str(photos), 0, HALF, HALF, resolution=100, landmarks_per_batch=2, photos_per_landmark=2)
+    data = FolderData(str(photos), seed=0, sampler=TWO, resolution=100)
     with pytest.raises(InputError, match="multiples of 16, got data.resolution = 100; nearest: 96"):
         data.check(multiple=16, fixed_size=None)

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "retrieval"
 LAYERS = [
     {"training"},
-    {"callbacks"},
+    {"callbacks", "resume"},
     {"evaluation", "mining", "optimization"},
     {"results", "method"},
     {"candidates", "published"},

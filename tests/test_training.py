@@ -23,9 +23,9 @@ TINY = [
     "backbone.name=test_resnet",
     "data=folder",
     "data.resolution=64",
-    "data.landmarks_per_batch=2",
+    "sampler.landmarks=2",
     "data.workers=0",
-    "data.photos_per_landmark=2",
+    "sampler.photos=2",
     "benchmark=folder",
     "extract.resolutions=[48]",
     "extract.workers=0",
@@ -48,8 +48,7 @@ def tiny(photos: Path, out: Path, *words: str) -> DictConfig:
 def module(photos: Path, out: Path, *words: str) -> Retrieval:
     cfg = tiny(photos, out, *words)
     model = embedder.from_config(cfg)
-    loss = training.losses.from_config(cfg.loss, 4, model.dim)
-    return Retrieval(model, loss, training.plain(cfg.optimizer), training.plain(cfg.schedule), MULTIPLIERS, True)
+    return Retrieval(model, training.losses.from_config(cfg.loss, 4, model.dim), training.plain(cfg))
 
 
 def columns(folder: Path) -> dict[str, list[float]]:

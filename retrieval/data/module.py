@@ -1,123 +1,140 @@
-"""LightningDataModules: which photos are trained on, which landmarks are held out, how photos are augmented."""
+"""LightningDataModules: which photos are trained on, which landmarks are held out, in which batches photos come."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2 as T
 
-from retrieval.config import InputError, near
+from retrieval.config import InputError, build, near
 from retrieval.data import images, landmarks
-from retrieval.data.batching import Draw, LandmarkBatches
+from retrieval.data.augment import Augment
+from retrieval.data.batching import Batches, Indices
 from retrieval.data.folder import LandmarkPhotos, read
+from retrieval.data.loading import Loader, TrainingPhotos
 
 SPLIT_SEED = 0  # the same landmarks are held out whatever the run's seed, so that runs can be compared
 
 
-class FolderData(pl.LightningDataModule):
-    """Photos `root/<landmark>/<image>`, P landmarks x K photos a batch, random crops of `resolution` pixels.
+class LandmarkData(pl.LightningDataModule):
+    """Photos of landmarks, in the batches of a sampler (the `sampler` config).
 
-    mean and std are the backbone's; `summary` says what there is to train on.
-    validation: this many landmarks are held out whole; the lists of `groups` name landmarks that stand together and
-    stay on one side. crop: least share of a photo that a random crop keeps. jitter: strength of colour changes.
+    photos, pairs, held_out: what there is to train on; (queries, positives) as indices of photos, where a set comes
+    with them; photos of other landmarks that may be held out, where a set has such a part. validation: this many
+    landmarks are held out whole; the lists of `groups` name landmarks that stand together and stay on one side.
+    resolutions: each batch draws one; None: [resolution]. The other arguments are `Augment`'s. `summary` says what
+    there is to train on.
     """
 
     def __init__(
         self,
-        root: str,
+        photos: LandmarkPhotos,
         seed: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-        on_unreadable: str = "refuse",
+        sampler: Mapping[str, Any],
+        pairs: tuple[Indices, Indices] | None = None,
+        held_out: LandmarkPhotos | None = None,
         validation: int = 0,
         groups: Sequence[Sequence[str]] = (),
         resolution: int = 224,
-        landmarks_per_batch: int = 8,
-        photos_per_landmark: int = 4,
+        resolutions: Sequence[int] | None = None,
+        aspect: str = "square",
+        bucket: int = 32,
         crop: float = 0.5,
         flip: bool = True,
         jitter: float = 0.2,
         workers: int = 2,
+        multiple: int = 1,
     ) -> None:
         super().__init__()
-        if not 0 < crop <= 1 or jitter < 0:
-            raise InputError(f"data.crop must be in (0, 1] and data.jitter >= 0, got {crop} and {jitter}")
-        photos = read(root, on_unreadable)
-        held_out = hold_out(photos.landmarks, int(validation), groups)
-        self.train = photos.of([name for name in photos.landmarks if name not in held_out])
-        self.validation = photos.of(held_out) if held_out else None
-        out = f", {len(held_out)} landmarks held out" if held_out else ""
+        self.augment = Augment(aspect, bucket, crop, flip, jitter, multiple)
+        self.resolutions = sides(resolutions if resolutions is not None else [resolution])
+        self.resolution, self.workers = max(self.resolutions), int(workers)
+        self._split(photos, pairs, held_out, int(validation), groups)
+        names = {name: i for i, name in enumerate(self.train.landmarks)}
+        self.labels, self.num_classes = [names[label] for label in self.train.labels], len(names)
+        self.sampler = build(sampler, labels=self.labels, seed=seed, pairs=self.pairs)
+        self.batches = Batches(self.sampler, self.resolutions, seed)
+        self.mine: Callable[[int], None] | None = None
+
+    def _split(
+        self,
+        photos: LandmarkPhotos,
+        pairs: tuple[Indices, Indices] | None,
+        held_out: LandmarkPhotos | None,
+        validation: int,
+        groups: Sequence[Sequence[str]],
+    ) -> None:
+        others = photos if held_out is None else held_out
+        chosen = hold_out(others.landmarks, validation, groups, held_out is None)
+        self.validation = others.of(chosen) if chosen else None
+        self.train, self.pairs = photos, pairs
+        if chosen and held_out is None:
+            kept = np.flatnonzero(~np.isin(photos.labels, chosen))
+            self.train = LandmarkPhotos([photos.photos[i] for i in kept], [photos.labels[i] for i in kept])
+            self.pairs = None if pairs is None else among(pairs, kept, len(photos.photos))
+        out = f", {len(chosen)} landmarks held out" if chosen else ""
         skipped = f", {photos.skipped} photos skipped" if photos.skipped else ""
         self.summary = f"{len(self.train.photos)} photos of {len(self.train.landmarks)} landmarks{out}{skipped}"
-        self.resolution, self.workers = int(resolution), int(workers)
-        names = {name: i for i, name in enumerate(self.train.landmarks)}
-        self.labels = [names[label] for label in self.train.labels]
-        self.num_classes = len(names)
-        self.batches = LandmarkBatches(self.labels, landmarks_per_batch, photos_per_landmark, seed)
-        augment = T.Compose(
-            [
-                T.RandomResizedCrop(self.resolution, (crop, 1.0), antialias=True),
-                *([T.RandomHorizontalFlip()] if flip else []),
-                *([T.ColorJitter(jitter, jitter, jitter)] if jitter else []),
-            ]
-        )
-        self.dataset = TrainingPhotos(self.train, self.labels, augment, mean, std)
 
     def check(self, multiple: int, fixed_size: tuple[int, int] | None) -> None:
-        """Refuse a crop that the backbone cannot take."""
-        wanted = fixed_size[0] if fixed_size else images.nearest(self.resolution, multiple)
-        if self.resolution != wanted:
-            rule = f"{wanted} x {wanted} only" if fixed_size else f"sides that are multiples of {multiple}"
-            raise InputError(f"the backbone takes {rule}, got data.resolution = {self.resolution}; nearest: {wanted}")
+        """Refuse sizes that the backbone cannot take."""
+        if self.augment.aspect == "native":
+            if fixed_size:
+                raise InputError(f"the backbone takes {fixed_size[0]} x {fixed_size[1]} only: give data.aspect=square")
+            return
+        for resolution in self.resolutions:
+            wanted = fixed_size[0] if fixed_size else images.nearest(resolution, multiple)
+            if resolution != wanted:
+                rule = f"{wanted} x {wanted} only" if fixed_size else f"sides that are multiples of {multiple}"
+                raise InputError(f"the backbone takes {rule}, got data.resolution = {resolution}; nearest: {wanted}")
 
-    def train_dataloader(self) -> DataLoader:
-        return DataLoader(
-            self.dataset,
-            batch_sampler=self.batches,  # pyright: ignore[reportArgumentType]
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
+    def train_dataloader(self) -> Loader:
+        dataset = TrainingPhotos(self.train, self.labels, self.augment)
+        return Loader(dataset, self.batches, self.workers, self.mine)
+
+
+class FolderData(LandmarkData):
+    """Photos `root/<landmark>/<image>`. on_unreadable: 'refuse', or 'skip' (left out and counted)."""
+
+    def __init__(self, root: str, on_unreadable: str = "refuse", **kwargs: Any) -> None:
+        super().__init__(read(root, on_unreadable), **kwargs)
 
 
 class EmbeddedData(FolderData):
     """The training part of the embedded landmarks, drawn into `root` if it is not there yet."""
 
-    def __init__(self, root: str, landmarks_seed: int = 0, **kwargs) -> None:  # noqa: ANN003
+    def __init__(self, root: str, landmarks_seed: int = 0, **kwargs: Any) -> None:
         super().__init__(root=str(landmarks.write(Path(root), landmarks_seed) / "train"), **kwargs)
 
 
-class TrainingPhotos(Dataset[tuple[Tensor, int, str]]):
-    """(index, seed) -> a random crop (3, R, R), its landmark and its path; the same pair gives the same crop."""
-
-    def __init__(
-        self,
-        photos: LandmarkPhotos,
-        labels: Sequence[int],
-        augment: T.Compose,
-        mean: Sequence[float],
-        std: Sequence[float],
-    ) -> None:
-        self.photos, self.labels, self.augment, self.mean, self.std = photos.photos, labels, augment, mean, std
-
-    def __len__(self) -> int:
-        return len(self.photos)
-
-    def __getitem__(self, draw: Draw) -> tuple[Tensor, int, str]:
-        index, seed = draw
-        photo = self.photos[index]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            crop = self.augment(images.decode(photo))
-        return images.to_tensor(crop, self.mean, self.std), self.labels[index], photo.path
+def sides(resolutions: Sequence[int]) -> list[int]:
+    """Whole, positive numbers of pixels, at least one."""
+    if (
+        not isinstance(resolutions, Sequence)
+        or not resolutions
+        or not all(type(r) is int and r > 0 for r in resolutions)
+    ):
+        raise InputError(f"data.resolutions must be a list of positive whole numbers of pixels, got {resolutions}")
+    return list(resolutions)
 
 
-def hold_out(names: Sequence[str], count: int, groups: Sequence[Sequence[str]] = ()) -> list[str]:
-    """`count` landmarks drawn at random, groups kept together; always the same for the same landmarks."""
+def among(pairs: tuple[Indices, Indices], kept: Indices, count: int) -> tuple[Indices, Indices]:
+    """The pairs of which both photos are kept, of `count`, renumbered."""
+    place = np.full(count, -1, dtype=np.int64)
+    place[kept] = np.arange(len(kept))
+    queries, positives = (place[side] for side in pairs)
+    both = (queries >= 0) & (positives >= 0)
+    return queries[both], positives[both]
+
+
+def hold_out(
+    names: Sequence[str], count: int, groups: Sequence[Sequence[str]] = (), of_training: bool = True
+) -> list[str]:
+    """`count` landmarks drawn at random, groups kept together; always the same for the same landmarks.
+
+    of_training: at least two others must be left to train on.
+    """
     grouped = [name for group in groups for name in group]
     for name in grouped:
         if name not in names:
@@ -126,12 +143,14 @@ def hold_out(names: Sequence[str], count: int, groups: Sequence[Sequence[str]] =
         raise InputError("data.groups must name each landmark once")
     units = [list(group) for group in groups] + [[name] for name in names if name not in set(grouped)]
     reached: dict[int, list[str]] = {0: []}
-    for i in np.random.default_rng(SPLIT_SEED).permutation(len(units)):
+    for i in np.random.default_rng(SPLIT_SEED).permutation(len(units)) if count else ():
         for size, chosen in list(reached.items()):
-            reached.setdefault(size + len(units[i]), chosen + units[i])
-    if count not in reached or count == 1 or len(names) - count < 2:
+            if size + len(units[i]) <= count:
+                reached.setdefault(size + len(units[i]), chosen + units[i])
+    if count not in reached or count == 1 or len(names) - count < 2 * of_training:
+        left = " and leave 2 to train on" if of_training else ""
         raise InputError(
-            f"data.validation must be 0, or at least 2 landmarks and leave 2 to train on, in whole groups; got {count} "
-            f"of {len(names)} landmarks in units of {sorted(map(len, units))}"
+            f"data.validation must be 0, or at least 2 landmarks{left}, in whole groups; got {count} "
+            f"of {len(names)} landmarks in units of {sorted(map(len, units))[:20]}"
         )
     return sorted(reached[count])

@@ -1,0 +1,158 @@
+"""What a killed run goes on from: the whole state of a training, in files that are there whole or not at all."""
+
+import csv
+import random
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import CSVLogger
+from torch import distributed as dist
+
+from retrieval import processes, store
+
+KEPT = 2  # the newest, and one to go on from should that be broken
+
+
+class Latest(Checkpoint):
+    """Keeps the state after every `steps` steps and every epoch in `folder`, as last-STEP.ckpt.
+
+    One that cannot be written, as on a full disk, costs a warning; those before it stay.
+    """
+
+    def __init__(self, folder: Path, steps: int = 500) -> None:
+        self.folder, self.steps = folder, int(steps)
+        self.lots: Sequence[Mapping[str, Any]] = ()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        between = trainer.fit_loop._should_accumulate()  # gradients are no part of the state
+        if trainer.global_step and trainer.global_step % self.steps == 0 and not between:
+            self.save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.save(trainer)
+
+    def save(self, trainer: pl.Trainer) -> Path:
+        """Keep the state as it is, on every process at once; where it lies."""
+        for logger in trainer.loggers:
+            logger.save()
+        path = self.folder / f"last-{trainer.global_step:08}.ckpt"
+        trainer.save_checkpoint(path)
+        if processes.first():
+            for old in written(self.folder)[KEPT:]:
+                old.unlink()
+        return path
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["random"] = of_all(random_state())
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self.lots = checkpoint["random"]
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """The first batch after going on draws what it would have drawn."""
+        if self.lots:
+            restore(self.lots[processes.rank() % len(self.lots)])
+            self.lots = ()
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and moves it there when it is on the disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        place = Path(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            store.replace(place, lambda file: torch.save(checkpoint, file))
+        except (OSError, RuntimeError) as error:
+            if not place.name.startswith("last-"):
+                raise
+            earlier = written(place.parent)
+            kept = f"the last good one is {earlier[0]}" if earlier else "there is none before it"
+            warnings.warn(f"no checkpoint {place.name}, {kept}: {error}", stacklevel=2)
+
+
+def written(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, the newest first."""
+    found = [(int(match[1]), path) for path in folder.glob("last-*.ckpt") if (match := re.search(r"(\d+)", path.stem))]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest checkpoint that is whole; those that are not are named and passed over."""
+    for path in written(folder):
+        if whole(path):
+            return path
+        warnings.warn(f"{path} is broken and passed over", stacklevel=2)
+    return None
+
+
+def whole(path: Path) -> bool:
+    """Whether each part of the file has its checksum."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every generator that a step may draw from, as plain data and tensors."""
+    name, keys, *rest = np.random.get_state()
+    version, numbers, gauss = random.getstate()
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": cuda,
+        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
+        "python": [version, list(numbers), gauss],
+    }
+
+
+def restore(state: Mapping[str, Any]) -> None:
+    """Put every generator where `random_state` found it."""
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+
+
+def of_all(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """This state of every process."""
+    if not processes.joined():
+        return [state]
+    states: list[Any] = [None] * processes.world_size()
+    dist.all_gather_object(states, state)
+    return states
+
+
+def curves(folder: Path, step: int) -> list[dict[str, float]]:
+    """What metrics.csv holds up to a step."""
+    file = folder / "metrics.csv"
+    if not file.is_file():
+        return []
+    with file.open(newline="") as lines:
+        rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(lines)]
+    return [row for row in rows if row.get("step", 0) <= step]
+
+
+def continue_curves(loggers: Sequence[Any], rows: Sequence[Mapping[str, float]]) -> None:
+    """Hand these rows to the loggers of metrics.csv, which start their file anew."""
+    for logger in loggers:
+        for row in rows if isinstance(logger, CSVLogger) else ():
+            logger.log_metrics({k: v for k, v in row.items() if k not in ("step", "epoch")}, int(row["step"]))
