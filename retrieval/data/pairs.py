@@ -8,9 +8,9 @@ import numpy as np
 
 from retrieval.config import InputError
 from retrieval.data import files, sfm, truth
+from retrieval.data.batching import Indices
 from retrieval.data.folder import read
 from retrieval.data.images import Photo
-from retrieval.data.sfm import Indices
 from retrieval.subjects import digest
 
 

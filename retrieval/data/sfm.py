@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from retrieval.config import InputError, flag
 from retrieval.data import files, truth
+from retrieval.data.batching import Indices
 from retrieval.data.download import prepare
 from retrieval.data.folder import LandmarkPhotos
 from retrieval.data.images import Photo
 
-Indices = NDArray[np.int64]
 Pairs = tuple[Indices, Indices]  # queries and positives, (Q,) each
 Box = tuple[float, float, float, float]
 
