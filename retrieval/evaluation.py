@@ -20,6 +20,7 @@ from retrieval.data.images import Photo
 from retrieval.descriptors import Descriptors, Rows, joined
 from retrieval.embedder import Embedder
 from retrieval.extraction import Extract
+from retrieval.heads import Whitening
 from retrieval.method import Method
 from retrieval.results import VERSIONS, Row, contents, keep, keep_whitening, rankings, row, shown
 from retrieval.store import Store
@@ -192,9 +193,7 @@ def from_config(cfg: DictConfig, overridden: set[str]) -> list[Row]:
     for model in models:
         extraction.check(model, extract.resolutions, extract.scales, extract.aspect)
         vocabulary.refuse_unfitted(model)
-    fit, pairs = whitening.from_config(cfg, own, extract.scales) or (None, None)
-    method = Method(build(cfg.search), [build(step) for step in chosen(cfg.get("rerank")).values()], fit, pairs)
-    benchmarks = benchmarks_of(cfg)
+    benchmarks, method = benchmarks_of(cfg), method_of(cfg, own, extract)
     method.check(models, benchmarks, len(extract.resolutions))
     if not cfg.run and processes.first():
         resume(output_dir, found, len(models) * len(benchmarks) * len(extract.resolutions))
@@ -208,6 +207,12 @@ def benchmarks_of(cfg: DictConfig) -> dict[str, Benchmark]:
     """The benchmarks of a config by name; `benchmark.download=true` lets each fetch what it may."""
     fetched = {"download": True} if cfg.benchmark.download else {}
     return {name: build(one, **fetched) for name, one in chosen(cfg.benchmark).items()}
+
+
+def method_of(cfg: DictConfig, own: Mapping[str, Whitening], extract: Extract) -> Method:
+    """What `search`, `rerank`, `whitening` and `whitening_set` of a config say; own: the whitenings of a network."""
+    fit, pairs = whitening.from_config(cfg, own, extract.scales) or (None, None)
+    return Method(build(cfg.search), [build(step) for step in chosen(cfg.get("rerank")).values()], fit, pairs)
 
 
 def refuse(cfg: DictConfig, overridden: set[str]) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,9 +20,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from retrieval import embedder as embedders
 from retrieval import evaluation, extraction, losses, processes, resume, vocabulary
+from retrieval.benchmarks import Benchmark
 from retrieval.benchmarks.folder import SameLandmark
 from retrieval.callbacks import HeldOut
-from retrieval.callbacks.checkpoints import Latest, WholeFiles, continue_curves, curves, newest
+from retrieval.callbacks.checkpoints import Latest, WholeFiles, continue_curves, newest, written
 from retrieval.config import InputError, build
 from retrieval.data import images
 from retrieval.data.loading import TrainingBatch
@@ -88,8 +90,11 @@ class Retrieval(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         groups = parameter_groups(self, self.cfg["optimizer"], self.cfg["lr_multipliers"])
         optimizer = build(self.cfg["optimizer"], params=groups)
-        steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = build(self.cfg["schedule"], optimizer=optimizer, total_steps=steps)
+        # not the Trainer's own estimate, which opens the loader before it knows where a killed run stopped
+        each = math.ceil(len(self.trainer.datamodule.batches) / self.trainer.accumulate_grad_batches)  # pyright: ignore[reportAttributeAccessIssue]
+        steps = each * int(self.trainer.max_epochs or 1)
+        steps = steps if self.trainer.max_steps < 0 else min(steps, self.trainer.max_steps)
+        scheduler = build(self.cfg["schedule"], optimizer=optimizer, total_steps=steps, steps_per_epoch=each)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
@@ -147,10 +152,11 @@ def fit(cfg: DictConfig) -> list[Row]:
     data: LandmarkData = build(cfg.data, sampler=plain(cfg.sampler), seed=int(cfg.seed), multiple=multiple)
     data.check(multiple, embedder.backbone.fixed_size)
     refuse_crops(embedder, data)
-    benchmarks = evaluation.benchmarks_of(cfg)
+    benchmarks, method = evaluation.benchmarks_of(cfg), evaluation.method_of(cfg, {}, extract)
+    method.check([embedder], benchmarks, len(extract.resolutions))
     objective = losses.from_config(cfg.loss, data.num_classes, embedder.dim)
     module = Retrieval(embedder, objective, plain(cfg))
-    trainer = trainer_of(cfg, data, extract, output_dir)
+    trainer = trainer_of(cfg, data, extract, benchmarks, output_dir)
     trainer.strategy.setup_environment()  # from here on the processes wait for each other
     vocabulary.fit(embedder, data.train.photos, data.resolution, int(cfg.seed), extract)
     cfg = embedders.completed(cfg, embedder)
@@ -162,12 +168,20 @@ def fit(cfg: DictConfig) -> list[Row]:
         OmegaConf.save(cfg, output_dir / "config.yaml")
     if cfg.evaluate_untrained:
         before = subject(cfg, untrained=True, selected_by=NOT_TRAINED)
-        evaluation.run(embedder, benchmarks, extract, before, output_dir, Path(cfg.cache) / "descriptors")
+        cache = Path(cfg.cache) / "descriptors"
+        evaluation.run_each([embedder], benchmarks, extract, [before], output_dir, cache, method)
     train(trainer, module, data, checkpoint, int(cfg.seed), output_dir)
     cfg.selected_by = select(trainer, module, data)
     if processes.first():
         embedders.save(embedder, cfg, output_dir)
-    evaluation.run(embedder, benchmarks, extract, subject(cfg, False, cfg.selected_by), output_dir)
+    after = subject(cfg, False, cfg.selected_by)
+    shared = output_dir / "descriptors" if processes.world_size() > 1 else None
+    evaluation.run_each([embedder], benchmarks, extract, [after], output_dir, shared, method)
+    trainer.strategy.barrier()
+    if processes.first():
+        for path in written(output_dir / "checkpoints"):  # there is nothing left to go on with
+            path.unlink()
+        shutil.rmtree(output_dir / "descriptors", ignore_errors=True)
     return json.loads((output_dir / "results.json").read_text())
 
 
@@ -175,10 +189,8 @@ def train(
     trainer: pl.Trainer, module: Retrieval, data: LandmarkData, checkpoint: Path | None, seed: int, output_dir: Path
 ) -> None:
     """Run the Trainer from the checkpoint on, or from the start."""
-    if checkpoint is not None:
-        step = int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
-        if processes.first():
-            continue_curves(trainer.loggers, curves(output_dir, step))
+    if checkpoint is not None and processes.first():
+        continue_curves(trainer.loggers, output_dir, checkpoint)
     pl.seed_everything(seed + processes.rank(), workers=True, verbose=False)  # whatever was drawn before
     trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
 
@@ -218,16 +230,19 @@ def refuse_crops(embedder: Embedder, data: LandmarkData) -> None:
 
 def quieted() -> None:
     """Silence what is no news: our output folder is not empty, and Lightning's tips."""
-    warnings.filterwarnings("ignore", "Experiment logs directory")
+    warnings.filterwarnings("ignore", "(Experiment logs|Checkpoint) directory")
     warnings.filterwarnings("ignore", ".*(LeafSpec|treespec).*")
     warnings.filterwarnings("ignore", ".*(many workers|eval mode at the start).*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
 
 
-def trainer_of(cfg: DictConfig, data: LandmarkData, extract: Extract, output_dir: Path) -> pl.Trainer:
+def trainer_of(
+    cfg: DictConfig, data: LandmarkData, extract: Extract, benchmarks: Mapping[str, Benchmark], output_dir: Path
+) -> pl.Trainer:
     """The Lightning Trainer with the loggers and callbacks of the config."""
     loggers = [build(one) for one in (cfg.get("logger") or {}).values()]
-    callbacks = [build(one) for one in (cfg.get("callbacks") or {}).values()]
+    given = {"benchmarks": benchmarks, "extract": extract}
+    callbacks = [build(one, **given) for one in (cfg.get("callbacks") or {}).values()]
     folder = output_dir / "checkpoints"
     if data.validation is not None:
         callbacks.insert(0, HeldOut(SameLandmark(data.validation), extract, data.resolution))
@@ -240,9 +255,9 @@ def trainer_of(cfg: DictConfig, data: LandmarkData, extract: Extract, output_dir
             "early stopping looks at held-out landmarks: give data.validation, for example data.validation=3"
         )
     callbacks.append(Latest(folder, cfg.checkpoint_steps))
-    given = {"logger": loggers, "callbacks": callbacks, "plugins": [WholeFiles()], "default_root_dir": output_dir}
+    parts = {"logger": loggers, "callbacks": callbacks, "plugins": [WholeFiles()], "default_root_dir": output_dir}
     try:
-        return build(cfg.trainer, **given)
+        return build(cfg.trainer, **parts)
     except MisconfigurationException as error:
         raise InputError(f"trainer: {error}") from error
 

@@ -45,7 +45,7 @@ class Latest(Checkpoint):
         for logger in trainer.loggers:
             logger.save()
         path = self.folder / f"last-{trainer.global_step:08}.ckpt"
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)
         if processes.first():
             for old in written(self.folder)[KEPT:]:
                 old.unlink()
@@ -55,6 +55,7 @@ class Latest(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["random"] = of_all(random_state())
+        checkpoint["logged"] = of_step(trainer.callback_metrics)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -141,18 +142,28 @@ def of_all(state: dict[str, Any]) -> list[dict[str, Any]]:
     return states
 
 
-def curves(folder: Path, step: int) -> list[dict[str, float]]:
-    """What metrics.csv holds up to a step."""
-    file = folder / "metrics.csv"
-    if not file.is_file():
-        return []
+def of_step(metrics: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """What a step has logged, which the loggers get only when it is over."""
+    return {name: float(value) for name, value in metrics.items() if name.split("/")[0] in ("train", "p")}
+
+
+def curves(output_dir: Path, checkpoint: Path) -> list[dict[str, float]]:
+    """What was logged until a checkpoint: of metrics.csv, and of the step that it was written in."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    last, file = int(state["global_step"]) - 1, output_dir / "metrics.csv"
     with file.open(newline="") as lines:
         rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(lines)]
-    return [row for row in rows if row.get("step", 0) <= step]
+    kept = [row for row in rows if row["step"] <= last]
+    lacking = not any(row["step"] == last and "train/loss" in row for row in kept)
+    return [*kept, *([{"step": last, "epoch": state["epoch"], **state["logged"]}] if lacking else [])]
 
 
-def continue_curves(loggers: Sequence[Any], rows: Sequence[Mapping[str, float]]) -> None:
-    """Hand these rows to the loggers of metrics.csv, which start their file anew."""
+def continue_curves(loggers: Sequence[Any], output_dir: Path, checkpoint: Path) -> None:
+    """Let metrics.csv, which its logger begins anew, start with what was logged until a checkpoint."""
+    if not (output_dir / "metrics.csv").is_file():
+        return
+    rows = curves(output_dir, checkpoint)
     for logger in loggers:
         for row in rows if isinstance(logger, CSVLogger) else ():
-            logger.log_metrics({k: v for k, v in row.items() if k not in ("step", "epoch")}, int(row["step"]))
+            whole_numbers = {name: int(row[name]) for name in ("epoch",) if name in row}
+            logger.log_metrics({name: v for name, v in row.items() if name != "step"} | whole_numbers, int(row["step"]))

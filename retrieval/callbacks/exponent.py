@@ -13,7 +13,7 @@ class PoolingExponent(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         p = pl_module.embedder.p
-        if p is not None:
+        if p is not None and trainer.global_step == 0:
             for logger in trainer.loggers:
                 logger.log_metrics(summary(p), step=0)
 

@@ -16,6 +16,8 @@ class HeldOut(pl.Callback):
         self.benchmark, self.extract, self.resolution = benchmark, extract, resolution
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.global_step:  # a run that goes on has it
+            return
         value = self.value(pl_module)
         for logger in trainer.loggers:
             logger.log_metrics({"validation/mAP": value}, step=0)
