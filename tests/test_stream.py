@@ -162,10 +162,10 @@ def test_processes_with_unequal_archives_share_the_photos_and_end_together(
     lengths, seen = [], []
     for rank in range(2):
         monkeypatch.setenv("RANK", str(rank))
-        batches = list(data(root, size=2, workers=workers).train_dataloader())
+        batches = list(data(root, workers=workers).train_dataloader())
         lengths.append([batch.pixels[0].shape[0] for batch in batches])
         seen += ids(batches)
-    assert lengths[0] == lengths[1] == [1] * len(lengths[0]) and len(seen) == len(set(seen)) > 0
+    assert lengths[0] == lengths[1] == [2] * len(lengths[0]) and len(seen) == len(set(seen)) > 0
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=9), st.integers(0, 3), st.integers(1, 5), st.integers(1, 3))
