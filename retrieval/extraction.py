@@ -218,6 +218,7 @@ def loaded(
         collate_fn=images.padded,
         num_workers=extract.workers,
         pin_memory=device_of(extract.device).type == "cuda",
+        generator=torch.Generator(),  # or the workers' seed would be drawn from a training's random numbers
     )
     return cast("DataLoader[Batch]", loader)
 

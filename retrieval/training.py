@@ -24,8 +24,10 @@ from retrieval.benchmarks import Benchmark
 from retrieval.benchmarks.folder import SameLandmark
 from retrieval.callbacks import HeldOut
 from retrieval.callbacks.checkpoints import Latest, WholeFiles, continue_curves, newest, written
+from retrieval.callbacks.mining import Mining
 from retrieval.config import InputError, build
 from retrieval.data import images
+from retrieval.data.batching import TupleBatches
 from retrieval.data.loading import TrainingBatch
 from retrieval.data.module import LandmarkData
 from retrieval.embedder import Embedder
@@ -154,7 +156,7 @@ def fit(cfg: DictConfig) -> list[Row]:
     refuse_crops(embedder, data)
     benchmarks, method = evaluation.benchmarks_of(cfg), evaluation.method_of(cfg, {}, extract)
     method.check([embedder], benchmarks, len(extract.resolutions))
-    objective = losses.from_config(cfg.loss, data.num_classes, embedder.dim)
+    objective = losses.from_config(cfg, data.num_classes, embedder.dim, data.sampler.tuple_size)
     module = Retrieval(embedder, objective, plain(cfg))
     trainer = trainer_of(cfg, data, extract, benchmarks, output_dir)
     trainer.strategy.setup_environment()  # from here on the processes wait for each other
@@ -243,6 +245,8 @@ def trainer_of(
     loggers = [build(one) for one in (cfg.get("logger") or {}).values()]
     given = {"benchmarks": benchmarks, "extract": extract}
     callbacks = [build(one, **given) for one in (cfg.get("callbacks") or {}).values()]
+    if isinstance(data.sampler, TupleBatches):
+        callbacks.append(Mining(data, extract))
     folder = output_dir / "checkpoints"
     if data.validation is not None:
         callbacks.insert(0, HeldOut(SameLandmark(data.validation), extract, data.resolution))

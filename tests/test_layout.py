@@ -14,7 +14,7 @@ LAYERS = [
     {"evaluation", "mining", "optimization"},
     {"results", "method"},
     {"candidates", "published"},
-    {"extraction", "benchmarks", "search", "rerank", "scales", "store", "vocabulary", "whitening"},
+    {"extraction", "together", "benchmarks", "search", "rerank", "scales", "store", "vocabulary", "whitening"},
     {"embedder", "data", "losses", "subjects"}
     | {"report", "pictures", "charts", "page", "notes", "differences", "uncertainty", "tables", "runs", "lines"},
     {"backbones", "poolings", "heads"},

@@ -45,10 +45,18 @@ def tiny(photos: Path, out: Path, *words: str) -> DictConfig:
     return config.compose("train", [*TINY, *places, *words], out)
 
 
+def in_tuples(photos: Path, out: Path, *words: str) -> DictConfig:
+    """A training on tuples of a query, a positive and two negatives."""
+    tuples = ["sampler=tuples", "sampler.negatives=2", "sampler.tuples=2", "loss=tuple_contrastive"]
+    given = [word for word in TINY if not word.startswith("sampler.")]
+    places = [f"data.root={photos}", f"benchmark.folder.root={photos}", f"cache={out.parent}"]
+    return config.compose("train", [*given, *tuples, *places, *words], out)
+
+
 def module(photos: Path, out: Path, *words: str) -> Retrieval:
     cfg = tiny(photos, out, *words)
     model = embedder.from_config(cfg)
-    return Retrieval(model, training.losses.from_config(cfg.loss, 4, model.dim), training.plain(cfg))
+    return Retrieval(model, training.losses.from_config(cfg, 4, model.dim, None), training.plain(cfg))
 
 
 def columns(folder: Path) -> dict[str, list[float]]:
@@ -108,8 +116,11 @@ def test_every_loss_falls(photos: Path, tmp_path: Path, loss: str) -> None:
         "data.flip=false",
         "optimizer.lr=3e-3",
         "schedule=constant",
+        "lr_multipliers.loss=10",
+        "trainer.max_epochs=6",
     ]
-    training.fit(tiny(photos, tmp_path / loss, *words, "lr_multipliers.loss=10", "trainer.max_epochs=6"))
+    given = in_tuples if loss.startswith("tuple_") else tiny
+    training.fit(given(photos, tmp_path / loss, *words))
     falling = columns(tmp_path / loss)["train/loss"]
     assert sum(falling[-5:]) < sum(falling[:5])
 
@@ -247,3 +258,31 @@ def test_weights_and_biases_writes_an_offline_run_for_each_job(photos: Path, tmp
 def test_training_on_a_gpu_in_mixed_precision(photos: Path, tmp_path: Path) -> None:
     rows = training.fit(tiny(photos, tmp_path / "run", "trainer.accelerator=gpu", "trainer.precision=16-mixed"))
     assert 0 < rows[-1]["metrics"]["mAP"] <= 1 and rows[-1]["device"] == "cuda"
+
+
+def test_tuples_are_mined_before_every_epoch_and_it_is_said_how_hard_they_are(photos: Path, tmp_path: Path) -> None:
+    training.fit(in_tuples(photos, tmp_path / "run"))
+    logged = columns(tmp_path / "run")
+    assert len(logged["mining/hardest"]) == len(logged["mining/harder_than_positive"]) == 2
+    assert len(logged["mining/changed"]) == 1  # in the first epoch there was none before
+    assert all(easy <= hard for easy, hard in zip(logged["mining/negative"], logged["mining/hardest"], strict=True))
+
+
+def test_a_run_on_tuples_that_is_repeated_gives_the_same_weights(photos: Path, tmp_path: Path) -> None:
+    states = []
+    for name in "ab":
+        training.fit(in_tuples(photos, tmp_path / name, "data.aspect=native", "data.bucket=1", "data.crop=1"))
+        states.append(load_file(tmp_path / name / "model.safetensors"))
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_a_loss_of_tuples_without_tuples_is_refused(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="accepted: sampler=tuples"):
+        training.fit(tiny(photos, tmp_path / "run", "loss=tuple_contrastive"))
+
+
+def test_a_whole_batch_in_mixed_resolutions_and_native_shapes_trains(photos: Path, tmp_path: Path) -> None:
+    words = ["data.resolutions=[48,64]", "data.aspect=native", "optimizer.lr=3e-3", "trainer.max_epochs=6"]
+    training.fit(tiny(photos, tmp_path / "run", *words))
+    falling = columns(tmp_path / "run")["train/loss"]
+    assert sum(falling[-5:]) < sum(falling[:5])
