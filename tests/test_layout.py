@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "retrieval"
 LAYERS = [
     {"training"},
     {"callbacks", "resume"},
-    {"evaluation", "mining", "optimization"},
+    {"evaluation", "mining", "optimization", "pieces"},
     {"results", "method"},
     {"candidates", "published"},
     {"extraction", "together", "benchmarks", "search", "rerank", "scales", "store", "vocabulary", "whitening"},

@@ -1,4 +1,4 @@
-"""Training: groups of parameters, frozen statistics, reproducible runs, faults that stop it, what is left behind."""
+"""Training: frozen statistics, reproducible runs, faults that stop it, what is left behind."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ from retrieval.config import InputError
 from retrieval.data.folder import read
 from retrieval.extraction import describe
 from retrieval.subjects import subject
-from retrieval.training import NotFinite, Retrieval, parameter_groups, warmup_cosine
+from retrieval.training import NotFinite, Retrieval
 
 LOSSES = sorted(path.stem for path in (config.CONFIGS / "loss").glob("*.yaml"))
 TINY = [
@@ -73,24 +73,6 @@ def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_p_has_its_own_rate_and_no_decay(photos: Path, tmp_path: Path) -> None:
-    groups = parameter_groups(module(photos, tmp_path), {"lr": 0.1, "weight_decay": 0.5}, MULTIPLIERS)
-    (p,) = [group for group in groups if group["name"].startswith("p ")]
-    assert p["lr"] == pytest.approx(1.0) and p["weight_decay"] == 0 and len(p["params"]) == 1
-
-
-def test_every_parameter_is_in_one_group(photos: Path, tmp_path: Path) -> None:
-    network = module(photos, tmp_path, "head=linear")
-    grouped = [id(q) for group in parameter_groups(network, {"lr": 0.1}, MULTIPLIERS) for q in group["params"]]
-    assert sorted(grouped) == sorted(id(q) for q in network.parameters())
-
-
-def test_norms_and_biases_are_not_decayed(photos: Path, tmp_path: Path) -> None:
-    groups = parameter_groups(module(photos, tmp_path), {"lr": 0.1, "weight_decay": 0.5}, MULTIPLIERS)
-    assert all(("weight_decay" in group) == (q.ndim == 1 or group["name"] == "p undecayed")
-               for group in groups for q in group["params"])  # fmt: skip
-
-
 @pytest.mark.parametrize("freeze", [True, False])
 def test_batchnorm_statistics_move_only_when_not_frozen(photos: Path, tmp_path: Path, freeze: bool) -> None:
     cfg = tiny(photos, tmp_path / "run", f"freeze_batchnorm={freeze}", "evaluate_untrained=true", "data.validation=2")
@@ -99,12 +81,6 @@ def test_batchnorm_statistics_move_only_when_not_frozen(photos: Path, tmp_path: 
     torch.manual_seed(0)
     started = embedder.from_config(cfg).state_dict()[name]
     assert torch.equal(started, load_file(tmp_path / "run" / "model.safetensors")[name]) == freeze
-
-
-def test_the_rate_warms_up_and_falls_to_zero() -> None:
-    rates = [warmup_cosine(step, 10, 100) for step in range(101)]
-    assert rates[0] == pytest.approx(0.1) and max(rates) == rates[9] == 1.0 and rates[100] == pytest.approx(0)
-    assert rates[10:] == sorted(rates[10:], reverse=True)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
