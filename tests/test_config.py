@@ -73,7 +73,11 @@ def test_every_yaml_composes_by_its_name(path: Path, tmp_path: Path, monkeypatch
     monkeypatch.setenv("WEIGHTS", "y")
     group, several = path.relative_to(CONFIGS).parts[0], ("benchmark", "logger", "callbacks", "rerank")
     asked = f"{group}=[{path.stem}]" if group in several else f"{group}={path.stem}"
-    given = {"data/folder": ["data.root=x"], "benchmark/folder": ["benchmark.folder.root=x"]}
+    given = {
+        "data/folder": ["data.root=x"],
+        "data/csv": ["data.file=x"],
+        "benchmark/folder": ["benchmark.folder.root=x"],
+    }
     words = given.get(f"{group}/{path.stem}", []) + (["backbone.name=resnet18"] if path.stem == "timm" else [])
     judged = group in ("whitening", "whitening_set", "search", "rerank") or path.parent.name == "eval"
     cfg = compose("eval" if judged else "train", [asked, *words], tmp_path)

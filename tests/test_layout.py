@@ -24,7 +24,7 @@ ROOMS = {
     "hydra": {"config"},
     "timm": {"backbones"},
     "pytorch_metric_learning": {"losses"},
-    "lightning": {"training", "callbacks", "data/module"},
+    "lightning": {"training", "callbacks", "data/module", "data/stream"},
     "faiss": {"search/approximate", "search/files"},
     "wandb": {"callbacks"},
     "webdataset": {"data/stream"},
