@@ -28,7 +28,7 @@ from retrieval.callbacks.mining import Mining
 from retrieval.config import InputError, build, flag
 from retrieval.data.batching import TupleBatches
 from retrieval.data.loading import TrainingBatch
-from retrieval.data.module import LandmarkData
+from retrieval.data.module import LandmarkData, refuse_sizes
 from retrieval.embedder import Embedder
 from retrieval.extraction import Extract
 from retrieval.method import Method
@@ -98,11 +98,13 @@ class Parts:
         extraction.check(embedder, extract.resolutions, extract.scales, extract.aspect)
         backbone = embedder.backbone
         data: LandmarkData = build(cfg.data, sampler=plain(cfg.sampler), seed=int(cfg.seed), multiple=backbone.multiple)
-        data.check(backbone.multiple, backbone.fixed_size)
+        refuse_sizes(data.augment, data.resolutions, backbone)
         refuse_crops(embedder, data)
+        refuse_stream(embedder, data, cfg)
         benchmarks, method = evaluation.benchmarks_of(cfg), evaluation.method_of(cfg, {}, extract)
         method.check([embedder], benchmarks, len(extract.resolutions))
-        objective = losses.from_config(cfg, data.num_classes, embedder.dim, data.sampler.tuple_size)
+        unit = data.sampler.tuple_size if data.sampler else None
+        objective = losses.from_config(cfg, data.num_classes, embedder.dim, unit)
         module = Retrieval(embedder, objective, plain(cfg))
         module.groups()  # refuses what it cannot order
         refuse_pieces(embedder, cfg.pieces, cfg.checkpointing)
@@ -152,8 +154,9 @@ def fit(cfg: DictConfig) -> list[Row]:
 def begin(cfg: DictConfig, parts: Parts) -> DictConfig:
     """Give the model what it finds in training photos before it is trained, and the folder its config; the config."""
     embedder, data, output_dir = parts.module.embedder, parts.data, Path(cfg.output_dir)
-    vocabulary.fit(embedder, data.train.photos, data.resolution, int(cfg.seed), parts.extract)
-    whitening.initialise(embedder, data.train.photos, *data.whitening_pairs(), data.resolution, parts.extract)
+    if not vocabulary.fitted(embedder):
+        vocabulary.fit(embedder, data.train.photos, data.resolution, int(cfg.seed), parts.extract)
+        whitening.initialise(embedder, data.train.photos, *data.whitening_pairs(), data.resolution, parts.extract)
     cfg = embedders.completed(cfg, embedder)
     cfg.trained_on = data.summary
     if processes.first():
@@ -211,6 +214,17 @@ def refuse_crops(embedder: Embedder, data: LandmarkData) -> None:
                 f"{name} takes maps of {wanted[0]} x {wanted[1]} positions only; data.resolution = {resolution} gives "
                 f"{found[0]} x {found[1]}; accepted: {fitting}, or pooling.height={found[0]} pooling.width={found[1]}"
             )
+
+
+def refuse_stream(embedder: Embedder, data: LandmarkData, cfg: DictConfig) -> None:
+    """Refuse what a stream cannot have: batches of a sampler, and photos to look at before training."""
+    if data.sampler is None and cfg.sampler.get("_target_") is not None:
+        raise InputError(f"a stream draws its batches itself, got sampler={cfg.names.sampler}; accepted: sampler=none")
+    if not data.train.photos and not vocabulary.fitted(embedder):
+        raise InputError(
+            "netvlad's centroids and a whitening layer are found in training photos, which a stream has no files of; "
+            "accepted: pooling.centroids=FILE, head.weights=FILE"
+        )
 
 
 def quieted() -> None:

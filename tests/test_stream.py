@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from small_sets import table
 
+from retrieval.backbones import TimmBackbone
 from retrieval.config import CONFIGS, InputError, build, load_yaml
 from retrieval.data.archives import BrokenArchive
 from retrieval.data.loading import TrainingBatch
+from retrieval.data.module import refuse_sizes
 from retrieval.data.shards import Landmarks
 from retrieval.data.stream import ShardLoader, StreamedData, found
 
@@ -238,8 +240,9 @@ def test_what_cannot_be_streamed_is_refused(root: Path, changed: dict[str, objec
 
 
 def test_crops_that_the_backbone_cannot_take_are_refused(root: Path) -> None:
-    with pytest.raises(InputError, match="multiples of 14, got data.resolution = 16; nearest: 14"):
-        data(root).check(14, None)
+    streamed = data(root, resolution=24)
+    with pytest.raises(InputError, match="multiples of 16, got data.resolution = 24; nearest: 32"):
+        refuse_sizes(streamed.augment, streamed.resolutions, TimmBackbone("test_vit"))
 
 
 @given(st.dictionaries(st.text("0123456789abcdef", min_size=1, max_size=16), st.sampled_from("xyz"), min_size=1))

@@ -34,7 +34,7 @@ from retrieval.data import google, images, sources
 from retrieval.data.augment import Augment
 from retrieval.data.folder import LandmarkPhotos
 from retrieval.data.loading import TrainingBatch, collated
-from retrieval.data.module import LandmarkData, sides
+from retrieval.data.module import sides
 from retrieval.data.shards import Landmarks, counted
 
 Item = tuple[Tensor, int, str]  # a crop (3, H, W) uint8, its landmark and where the photo lies
@@ -86,8 +86,6 @@ class StreamedData(pl.LightningDataModule):
             f"{sum(photos)} photos of {self.num_classes} landmarks from {len(paths)} archives, "
             f"{len(self.batches) * size} of them an epoch"
         )
-
-    check = LandmarkData.check  # it refuses sizes of squares alike
 
     def train_dataloader(self) -> "ShardLoader":
         return self.batches
