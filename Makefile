@@ -22,10 +22,13 @@ help:            ## list the targets
 
 setup: .venv/ready  ## make .venv from the pinned requirements
 
-.venv/ready: requirements.lock pyproject.toml
+.venv/ready: .venv/pinned pyproject.toml
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+.venv/pinned: requirements.lock
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --progress-bar off -r requirements.lock
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 demo: setup      ## train gap, max, gem and strided_conv on the embedded landmarks, make the report
@@ -37,10 +40,12 @@ demo: setup      ## train gap, max, gem and strided_conv on the embedded landmar
 test: setup      ## all tests (those marked gpu skip without one)
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-check: setup     ## lint and type-check
+check: setup     ## lint and type-check, the image's files too
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
 
 photos: setup    ## the measured sweep: PHOTOS=DIR with train/ and test/, WEIGHTS=FILE
 	PHOTOS=$(PHOTOS) WEIGHTS=$(WEIGHTS) $(BIN)/python train.py -m experiment=photos \

@@ -4,8 +4,9 @@ import inspect
 import math
 import os
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Self
 
@@ -62,6 +63,7 @@ class TimmBackbone(nn.Module):
         self.mean = tuple(float(v) for v in (mean or cfg["mean"]))
         self.std = tuple(float(v) for v in (std or cfg["std"]))
         self.frozen_statistics = False
+        self._compiled: Callable[[Any, Tensor], Tensor] | None = None
         self._cls = int(any("cls_token" in key for key, _ in self.model.named_parameters()))
         self._skipped = int(getattr(self.model, "num_prefix_tokens", self._cls))  # CLS, distillation, registers
         self._measure(input_size(self.model, kwargs))
@@ -83,7 +85,8 @@ class TimmBackbone(nn.Module):
             images = images.contiguous(memory_format=torch.channels_last)
         height, width = images.shape[-2:]
         if sizes is None:
-            return self._features(self.model.forward_features(images), height, width)
+            run = self._compiled if self._compiled and self.training else forward_features
+            return self._features(run(self.model, images), height, width)
         with self._unpadded(sizes, (height, width)):
             features = self._features(
                 self.model.forward_features(images, **self._attended(sizes, images)), height, width
@@ -146,6 +149,52 @@ class TimmBackbone(nn.Module):
         finally:
             del self.model.forward_features
 
+    def compile_training(self) -> None:
+        """From now on it trains through torch.compile, for any size, with the same names of weights; it describes as
+        before, so that rows do not depend on how a model was trained. A copy trains through its own weights."""
+        torch.compiler.reset()  # what earlier jobs of a sweep compiled counts towards a limit, after which nothing is
+        self._compiled = torch.compile(forward_features, dynamic=True)
+
+    def checkpoint_activations(self) -> None:
+        """From now on training keeps what enters each block alone; the backward pass computes the rest once more."""
+        try:
+            self.model.set_grad_checkpointing(True)
+        except (AttributeError, AssertionError) as error:
+            raise InputError(
+                f"checkpointing=true: timm's '{self.name}' cannot compute its activations anew; accepted: "
+                "checkpointing=false, pieces=N for less memory, or another backbone"
+            ) from error
+
+    def depths(self) -> dict[str, int]:
+        """How many layers each parameter lies below the top one that features pass, 0; timm says what a layer is."""
+        if not hasattr(self.model, "group_matcher"):
+            raise InputError(
+                f"layer_decay needs layers in order, and timm gives none for '{self.name}'; accepted: layer_decay=1.0, "
+                "or another backbone"
+            )
+        layers: Any = timm.models.group_parameters(self.model, self.model.group_matcher(coarse=False), reverse=True)
+        top = max(layers[name] for name in self.used())
+        return {f"model.{name}": max(0, top - layer) for name, layer in layers.items()}
+
+    def undecayed(self) -> set[str]:
+        """Parameters that timm spares weight decay, such as position embeddings and class tokens."""
+        patterns = getattr(self.model, "no_weight_decay", set)()
+        names = [name for name, _ in self.model.named_parameters()]
+        return {f"model.{name}" for name in names if any(fnmatch(name, pattern) for pattern in patterns)}
+
+    @torch.enable_grad()
+    def used(self) -> set[str]:
+        """Trainable parameters of the timm model that its features depend on; others follow the features, as a
+        ConvNeXt's last norm does."""
+        named = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        training, height, width = self.training, *self._tried
+        out = self.eval().model.forward_features(
+            torch.zeros(1, 3, height, width, device=next(self.parameters()).device)
+        )
+        gradients = torch.autograd.grad(out.sum(), list(named.values()), allow_unused=True)
+        self.train(training)
+        return {name for name, gradient in zip(named, gradients, strict=True) if gradient is not None}
+
     @torch.no_grad()
     def map_size(self, height: int, width: int) -> Size:
         """Rows and columns of the map that images of this size give, measured."""
@@ -175,10 +224,16 @@ class TimmBackbone(nn.Module):
             reason = str(problem) or type(problem).__name__
             raise InputError(f"backbone '{self.name}' gives no map of features at {height} x {width}: {reason}")
         self.train(training)
+        self._tried = height, width
         self.dim, self.prefix = features.patches.shape[1], features.prefix.shape[1]
         rows = features.patches.shape[2]  # of a CNN that halves its map, rounding up or down, a few times
         self.stride = self._stride or 2 ** round(math.log2(height / rows))
         self._rounds_up = rows * self.stride >= height
+
+
+def forward_features(model: Any, images: Tensor) -> Tensor:
+    """What timm's model gives before its classifier."""
+    return model.forward_features(images)
 
 
 def looks_around(layer: nn.Module) -> bool:

@@ -25,7 +25,7 @@ class Pooling(NamedTuple):
 
     @property
     def label(self) -> str:
-        return label(self.name, options(self.name, self.cfg))
+        return label(self.name, options("pooling", self.name, self.cfg))
 
     @property
     def folder(self) -> str:

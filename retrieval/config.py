@@ -105,7 +105,7 @@ def arguments(target: type) -> set[str]:
 
 def compose(name: str, overrides: list[str], output_dir: Path | str | None = None) -> DictConfig:
     """The config that `NAME.py OVERRIDES` would run with (for notebooks and tests)."""
-    overrides = prepared([*overrides, *([f"output_dir={output_dir}"] if output_dir else [])])
+    overrides = prepared([*overrides, *([f"output_dir={output_dir}"] if output_dir else [])], name)
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = hydra.compose(name, overrides, return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
@@ -144,9 +144,11 @@ def overridden() -> set[str]:
     return {text.lstrip("+~").split("=")[0].split(".")[0].split("@")[0] for text in HydraConfig.get().overrides.task}
 
 
-def prepared(words: list[str]) -> list[str]:
-    """Command-line words with free-form keys marked as additions, and Hydra's own folder put where output_dir is."""
-    words = [f"++{word}" if word.startswith(FREE_FORM) else word for word in words]
+def prepared(words: list[str], script: str) -> list[str]:
+    """Command-line words with recipes looked for among those of the script, free-form keys marked as additions, and
+    Hydra's own folder put where output_dir is.
+    """
+    words = [f"++{word}" if word.startswith(FREE_FORM) else of_script(word, script) for word in words]
     given = [word.split("=", 1)[1] for word in words if word.startswith("output_dir=")]
     if given and {"-m", "--multirun"} & set(words):
         raise InputError(
@@ -155,6 +157,14 @@ def prepared(words: list[str]) -> list[str]:
     if given:
         words.append(f"hydra.run.dir={given[-1]}")
     return words
+
+
+def of_script(word: str, script: str) -> str:
+    """`experiment=demo` as `experiment=train/demo`: each script has recipes of its own, some by the same names."""
+    if not word.startswith("experiment="):
+        return word
+    name = rf"(?<![\w./-])(?!null\b|{script}/)(?=[\w./-])"
+    return "experiment=" + re.sub(name, f"{script}/", word.removeprefix("experiment="))
 
 
 def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -174,7 +184,7 @@ def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None
         def run() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"
             try:
-                sys.argv[1:] = prepared(sys.argv[1:])
+                sys.argv[1:] = prepared(sys.argv[1:], name)
                 hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(job)()
             except (InputError, HydraException, OmegaConfBaseException) as error:
                 sys.exit(f"error: {explain(error)}")
@@ -194,7 +204,11 @@ def explain(error: Exception) -> str:
         place = f"under '{where}'" if "." in str(cause.full_key) else "at the top level"
         return f"unknown config key '{cause.key}' {place}: {near(str(cause.key), cause.parent_node)}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, choice = error.missing_cfg_file.rpartition("/")
-        choices = [path.stem for path in (CONFIGS / group).glob("*.yaml")]
-        return f"unknown {group or 'config'} '{choice}': {near(choice, choices)}"
+        missing = Path(error.missing_cfg_file)
+        group = next(folder for folder in missing.parents if (CONFIGS / folder).is_dir())
+        choice, choices = (
+            missing.relative_to(group).as_posix(),
+            [path.stem for path in (CONFIGS / group).glob("*.yaml")],
+        )
+        return f"unknown {group if group.name else 'config'} '{choice}': {near(choice, choices)}"
     return str(error)

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from retrieval.config import InputError
 
+STARTS = ("learned", "pca")  # what a whitening may be fitted by, see `retrieval.whitening`
+
 
 class Projection(nn.Linear):
     """A linear layer (B, dim) -> (B, out_dim)."""
@@ -24,16 +26,31 @@ class Whitening(nn.Linear):
     """P (x - m), L2-normalised, as a layer that can be trained further: weight P (out_dim, dim), bias -P m.
 
     weights: a .safetensors of `retrieval.whitening.save`, of which the first `out_dim` dimensions are kept (None: all);
-    without it the layer starts at random, as a projection does. `label` says how it was fitted and on what, "" where
-    that is not known.
+    without it they are random until `retrieval.whitening.initialise` fits them as `start` (and `shrinkage`, of pca)
+    says. `fitted` tells whether they are of a file, of a fit or of a training. `label` says how they were fitted and
+    on what, "" where that is not known.
     """
 
-    def __init__(self, dim: int, out_dim: int | None = None, weights: str | None = None) -> None:
+    def __init__(
+        self,
+        dim: int,
+        out_dim: int | None = None,
+        weights: str | None = None,
+        start: str = "learned",
+        shrinkage: float = 1.0,
+    ) -> None:
+        if start not in STARTS or not 0 <= shrinkage <= 1:
+            raise InputError(
+                f"head.start must be {' or '.join(STARTS)} and head.shrinkage between 0 and 1, got {start!r} and "
+                f"{shrinkage}"
+            )
         stored = None if weights is None else read(weights)
         most = int(dim) if stored is None else stored.out_features
         if stored is not None and stored.in_features != int(dim):
             raise InputError(f"{weights} whitens {stored.in_features} dimensions, the pooling gives {dim}")
         super().__init__(int(dim), kept(out_dim, most))
+        self.start, self.shrinkage, self.fitted = start, float(shrinkage), False
+        self.register_load_state_dict_post_hook(lambda layer, _: setattr(layer, "fitted", True))
         self.label = "" if stored is None else stored.label
         if stored is not None:
             self.copy_(stored.weight.detach(), stored.bias.detach())
@@ -56,6 +73,7 @@ class Whitening(nn.Linear):
     def copy_(self, weight: Tensor, bias: Tensor) -> None:
         self.weight.copy_(weight[: self.out_features])
         self.bias.copy_(bias[: self.out_features])
+        self.fitted = True
 
     def forward(self, input: Any) -> Any:
         """Rows (N, dim), array or tensor -> unit rows (N, out_dim) of the same kind, computed in at least float32."""

@@ -28,8 +28,8 @@ THEIR_OWN_NAME = ("whitening", "rerank")  # texts that need no key before them
 class Model(NamedTuple):
     """What was judged: rows of one model differ in seed and in how they were evaluated.
 
-    options: what the pooling has set otherwise than its YAML, and the pooling that the backbone was trained with where
-    that is another, in words; "" where neither is so.
+    options: what the pooling has set otherwise than its YAML, the pooling that the backbone was trained with where
+    that is another, and what sets its training apart from the others shown, in words; "" where nothing does.
     """
 
     backbone: str
@@ -67,7 +67,7 @@ def natural(text: str) -> list[str | float]:
 
 def model_of(row: Row) -> Model:
     trained_with = f"trained with {row['trained_with']}" if row["trained_with"] else ""
-    options = ", ".join(part for part in (row["options"], trained_with) if part)
+    options = ", ".join(part for part in (row["options"], trained_with, row.get("apart")) if part)
     return Model(row["backbone"], row["pooling"], row["head"], options, row["untrained"], row["settings"])
 
 
@@ -94,7 +94,12 @@ def canonical(value: Any) -> str:
 
 
 def describe(rows: Sequence[Row]) -> None:
-    """Write as `descriptor` into each row, in words, what differs among all rows or by its benchmark's convention."""
+    """Write into each row, in words, what differs: as `descriptor` among all evaluations or by its benchmark's
+    convention, as `apart` among all trainings."""
+    trained = [row for row in rows if row.get("training")]
+    for row in trained:
+        own = {key: row["training"].get(key) for key in varying([row["training"] for row in trained])}
+        row["apart"] = ", ".join(f"{key}={short(value)}" for key, value in own.items() if value is not None)
     said: dict[int, list[str]] = {id(row): [] for row in rows}
     groups = [(rows, [evaluated(row) for row in rows])]
     groups += [(mine, conventions(mine)) for mine in by_benchmark(rows).values()]
@@ -105,6 +110,11 @@ def describe(rows: Sequence[Row]) -> None:
                 said[id(row)] += [words[canonical(one[key])]] if key in one else []
     for row in rows:
         row["descriptor"] = ", ".join(filter(None, said[id(row)]))
+
+
+def short(value: Any) -> str:
+    """A value as one types it in a config."""
+    return json.dumps(value, separators=(",", ":")).replace('"', "")
 
 
 def conventions(rows: Sequence[Row]) -> list[dict[str, Any]]:

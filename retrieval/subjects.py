@@ -11,7 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 from retrieval.config import CONFIGS, load_yaml
 
 NOT_TRAINED = "nothing: not trained"
+MODEL = ("backbone", "pooling", "head")
+CHOICES = ("loss", "miner", "sampler", "optimizer", "schedule")  # groups of which one is chosen
 ONLY_LOG = tuple(f"retrieval.callbacks.{name}" for name in ("PoolingExponent", "Waiting", "Evaluate"))
+KEYS = ("lr_multipliers", "layer_decay", "freeze_p", "freeze_batchnorm", "memory")
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,8 @@ class Subject:
     """What every row says of the model: names, seed, how it was selected, hashes of its config.
 
     options: see `options`. trained_with: the pooling, with its options, that the backbone was trained with where
-    that is another than the one judged; None where it is the same or nothing was trained.
+    that is another than the one judged; None where it is the same or nothing was trained. training: see `training`,
+    None where nothing was trained, or elsewhere.
     """
 
     backbone: str
@@ -31,31 +35,44 @@ class Subject:
     trained_with: str | None
     selected_by: str
     trained_on: str | None
+    training: dict[str, Any] | None
     settings: str
     config: str
 
 
 def subject(cfg: DictConfig, untrained: bool, selected_by: str) -> Subject:
     """What the rows of this run say of its model; `settings` is alike for runs that differ in seed alone."""
-    model = ("names", "backbone", "pooling", "head")
-    training = ("data", "loss", "optimizer", "schedule", "trainer", "callbacks", "lr_multipliers", "freeze_batchnorm")
-    training = (*training, "trained_with")
-    settings = {key: plain(cfg[key]) for key in (model if untrained else (*model, *training)) if key in cfg}
+    keys = MODEL if untrained else (*MODEL, "data", *CHOICES, *KEYS, "trainer", "callbacks", "trained_with")
+    settings = {key: plain(cfg[key]) for key in keys if key in cfg}
+    settings["names"] = {group: cfg.names[group] for group in (*MODEL, *CHOICES) if group in settings}
     if "callbacks" in settings:
         settings["callbacks"] = selecting(settings["callbacks"])
     return Subject(
         backbone=backbone_name(cfg),
         pooling=cfg.names.pooling,
-        options=options(cfg.names.pooling, cfg.pooling),
+        options=options("pooling", cfg.names.pooling, cfg.pooling),
         head=cfg.names.head,
         seed=int(cfg.seed),
         untrained=untrained,
         trained_with=cfg.get("trained_with"),
         selected_by=selected_by,
         trained_on=cfg.get("trained_on"),
+        training=None if untrained or "data" not in cfg else training(cfg),
         settings=digest(settings),
         config=digest({key: value for key, value in plain(cfg).items() if key not in ("output_dir", "cache", "run")}),
     )
+
+
+def training(cfg: DictConfig) -> dict[str, Any]:
+    """What sets one training apart from others: each choice with its options, the photos' sizes, and a few keys."""
+    said = {group: choice(cfg, group) for group in CHOICES}
+    photos = {key: plain(cfg.data[key]) for key in ("resolution", "resolutions", "aspect", "crop") if key in cfg.data}
+    return {**said, **photos, **{key: plain(cfg[key]) for key in KEYS if key in cfg}}
+
+
+def choice(cfg: DictConfig, group: str) -> str:
+    """The YAML that was chosen of a group, with what was set otherwise: `arcface`, `multi_similarity alpha=1`."""
+    return label(cfg.names[group], options(group, cfg.names[group], cfg[group]))
 
 
 def selecting(callbacks: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -70,13 +87,13 @@ def backbone_name(cfg: DictConfig) -> str:
     return cfg.backbone.name if by_hand else cfg.names.backbone
 
 
-def options(name: str, pooling: DictConfig) -> str:
-    """What is set otherwise than in configs/pooling/NAME.yaml: `p=5`, `seeds=4, concatenate=False`, or ""."""
-    described = CONFIGS / "pooling" / f"{name}.yaml"
+def options(group: str, name: str, cfg: DictConfig) -> str:
+    """What is set otherwise than in configs/GROUP/NAME.yaml: `p=5`, `seeds=4, concatenate=False`, or ""."""
+    described = CONFIGS / group / f"{name}.yaml"
     if not described.is_file():
         return ""
     usual = plain(load_yaml(described))
-    changed = {key: value for key, value in plain(pooling).items() if key not in usual or usual[key] != value}
+    changed = {key: value for key, value in plain(cfg).items() if key not in usual or usual[key] != value}
     return ", ".join(f"{key}={str(value).removesuffix('.0')}" for key, value in changed.items())
 
 

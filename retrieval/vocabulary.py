@@ -13,6 +13,7 @@ from retrieval.config import InputError
 from retrieval.data.images import Photo
 from retrieval.embedder import Embedder
 from retrieval.extraction import Extract
+from retrieval.heads import Whitening
 from retrieval.poolings import NetVLAD
 
 PHOTOS, EACH = 500, 100  # 50,000 local features (the authors' code, Relja/netvlad, getClusters.m)
@@ -60,8 +61,14 @@ def local_features(
 
 
 def refuse_unfitted(embedder: Embedder) -> None:
-    """Refuse to judge a pooling whose centroids are random: its number would mean nothing."""
+    """Refuse to judge a pooling whose centroids are random, or a whitening: its number would mean nothing."""
     pooling = embedder.pooling
+    if isinstance(embedder.head, Whitening) and not embedder.head.fitted:
+        raise InputError(
+            "head=whitening is not fitted yet, and random weights would give a number that means nothing; accepted: "
+            "run=DIR of a run that train.py made (it fits it to training photos), or head.weights=FILE.safetensors of "
+            f"shape (out_dim, {embedder.head.in_features}) for off-the-shelf weights"
+        )
     if isinstance(pooling, NetVLAD) and not pooling.fitted:
         raise InputError(
             "netvlad has no centroids yet, and random ones would give a number that means nothing; accepted: "

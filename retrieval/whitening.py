@@ -6,19 +6,23 @@ rows in float64; what comes out is a layer, `heads.Whitening`, that takes arrays
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from omegaconf import DictConfig
 from safetensors.torch import save_file
+from torch import nn
 
 from retrieval import heads
 from retrieval.config import InputError, build
+from retrieval.data.images import Photo
 from retrieval.data.pairs import Pairs
 from retrieval.descriptors import Descriptors
+from retrieval.embedder import Embedder
+from retrieval.extraction import Extract, describe_each
 from retrieval.heads import Whitening, kept
 
 Matrix = NDArray[np.float64]
@@ -70,7 +74,7 @@ def fit_learned(X: Vectors, queries: ArrayLike, positives: ArrayLike, dim: int |
         warnings.warn(
             f"learned whitening: the differences of {len(left)} pairs do not span {length} dimensions; {added:.0e} was "
             "added to the diagonal, and directions in which no pair differs now count most: give it more pairs, or use "
-            "whitening=pca_shrinkage, which needs fewer photos",
+            "pca with a shrinkage, which needs fewer photos",
             stacklevel=2,
         )
     inverse = np.linalg.inv(factor)
@@ -172,8 +176,8 @@ class PCA:
         size, most = kept(self.dim, length), len(given(pairs, self.label).photos) - 1
         if size > most:
             raise InputError(
-                f"PCA whitening of {most + 1} photos knows at most {most} directions of {length}: give whitening.dim, "
-                f"1 to {most}, or a larger whitening_set; got {size}"
+                f"PCA whitening of {most + 1} photos knows at most {most} directions of {length}: give 1 to {most} as "
+                f"whitening.dim (as head.out_dim of a layer), or more photos; got {size}"
             )
 
     def fit(self, X: Vectors, pairs: Pairs | None) -> Whitening:
@@ -259,6 +263,52 @@ def from_config(
     if isinstance(method, Published):
         return method, None
     return method, build(cfg["whitening_set"]) if cfg.get("whitening_set") else given(None, method.label)
+
+
+def initialise(
+    embedder: Embedder,
+    photos: Sequence[Photo],
+    queries: ArrayLike,
+    positives: ArrayLike,
+    resolution: int,
+    extract: Extract,
+) -> None:
+    """Fit the head, if it is a whitening that is not, as its `start` says: weight P, bias -P m, to be trained further.
+
+    queries, positives: (Q,) indices of `photos` that show one landmark, of training photos. The photos of these pairs
+    alone are described, at one scale, by what comes before the head.
+    """
+    head = embedder.head
+    if not isinstance(head, Whitening) or head.fitted:
+        return
+    pairs = TrainingPairs.of(photos, queries, positives, resolution)
+    size = head.out_features
+    method = Learned(size) if head.start == "learned" else PCA(size, head.shrinkage)
+    method.check(head.in_features, pairs)
+    before = Embedder(embedder.backbone, embedder.pooling, nn.Identity()).train(embedder.training)
+    (rows,) = describe_each([before], pairs.photos, resolution, replace(extract, scales=(1.0,)))
+    found = method.fit(rows, pairs)
+    head.copy_(found.weight.detach(), found.bias.detach())
+    head.label = found.label
+
+
+@dataclass
+class TrainingPairs:
+    """Pairs among photos that are trained on, and those of the photos that they name."""
+
+    name: str
+    photos: list[Photo]
+    queries: Indices
+    positives: Indices
+
+    @classmethod
+    def of(cls, photos: Sequence[Photo], queries: ArrayLike, positives: ArrayLike, resolution: int) -> Self:
+        left, right = (
+            checked_indices(name, side, len(photos)) for name, side in (("queries", queries), ("positives", positives))
+        )
+        used, rows = np.unique(np.concatenate([left, right]), return_inverse=True)
+        name = f"{len(left)} pairs of {len(used)} training photos at {resolution} px"
+        return cls(name, [photos[i] for i in used], rows[: len(left)], rows[len(left) :])
 
 
 def save(whitening: Whitening, path: str | Path) -> None:

@@ -1,5 +1,7 @@
 """Any timm model gives a map; what cannot is refused by name."""
 
+import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -275,3 +277,98 @@ def test_as_many_positions_are_real_as_the_image_alone_has(name: str, size: tupl
     with torch.no_grad():
         mask = backbone(*padded([torch.zeros(3, height, width), torch.zeros(3, 128, 128)])).mask[0]
     assert (mask.any(1).sum(), mask.any(0).sum()) == backbone.map_size(height, width)
+
+
+def taught(backbone: TimmBackbone, images: Tensor) -> tuple[float, dict[str, Tensor]]:
+    """The loss of a step of training, and its gradients."""
+    backbone.train().zero_grad()
+    torch.manual_seed(0)
+    loss = backbone(images).patches.square().mean()
+    loss.backward()
+    return loss.item(), {name: q.grad.clone() for name, q in backbone.named_parameters() if q.grad is not None}
+
+
+def frozen(name: str, **kwargs: Any) -> TimmBackbone:
+    backbone = TimmBackbone(name, kwargs=kwargs)
+    backbone.frozen_statistics = True
+    return backbone
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_checkpointing_keeps_the_gradients_and_saves_memory(name: str) -> None:
+    backbone, images = frozen(name, drop_path_rate=0.3), torch.randn(4, 3, 64, 96)
+    found, kept = [], [0, 0]
+    for i in range(2):
+        with torch.autograd.graph.saved_tensors_hooks(partial(counted, kept, i), lambda tensor: tensor):
+            found.append(taught(backbone, images))
+        backbone.checkpoint_activations()
+    assert found[0][0] == found[1][0] and kept[1] < 0.8 * kept[0]
+    assert all(torch.equal(gradient, found[1][1][key]) for key, gradient in found[0][1].items())
+
+
+def counted(kept: list[int], place: int, tensor: Tensor) -> Tensor:
+    """The tensor, whose bytes are added to what an autograd graph keeps."""
+    kept[place] += 0 if isinstance(tensor, torch.nn.Parameter) else tensor.nbytes
+    return tensor
+
+
+@pytest.mark.parametrize("name", ["dla46x_c", "vgg11_bn"])
+def test_a_backbone_that_cannot_checkpoint_is_refused_by_name(name: str) -> None:
+    backbone = TimmBackbone(name, kwargs={"mlp_ratio": 0.01} if name == "vgg11_bn" else {})
+    with pytest.raises(InputError, match=f"checkpointing=true: timm's '{name}' cannot compute its activations anew"):
+        backbone.checkpoint_activations()
+
+
+@pytest.fixture
+def light(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiles without writing C++, which takes minutes."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(("name", "kwargs"), [("test_resnet", {}), ("vit_tiny_patch16_224", SHORT)])
+def test_a_compiled_step_is_the_step_at_any_size(
+    light: None, name: str, kwargs: dict[str, Any], checkpointing: bool
+) -> None:
+    backbone = frozen(name, **kwargs)
+    sizes = [(2, 64, 96), (3, 96, 64), (2, 64, 64), (1, 96, 128)]
+    batches = [torch.randn(count, 3, *size) for count, *size in sizes]
+    expected, names = [taught(backbone, images) for images in batches], list(backbone.state_dict())
+    if checkpointing:
+        backbone.checkpoint_activations()
+    backbone.compile_training()
+    for images, (loss, gradients) in zip(batches, expected, strict=True):
+        again, compiled = taught(backbone, images)
+        assert again == pytest.approx(loss, rel=1e-5)
+        assert all(torch.allclose(gradients[key], compiled[key], atol=1e-6) for key in gradients)
+    with torch.compiler.set_stance("fail_on_recompile"):  # as it would where nothing was compiled
+        taught(backbone, batches[1])
+    assert list(backbone.state_dict()) == names and not any("_orig_mod" in name for name in names)
+
+
+def test_a_compiled_backward_pass_has_the_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    backbone, images = frozen("vit_tiny_patch16_224", **SHORT), torch.randn(2, 3, 32, 48)
+    _, expected = taught(backbone, images)
+    backbone.compile_training()
+    _, compiled = taught(backbone, images)
+    assert all(torch.allclose(expected[key], compiled[key], atol=1e-6) for key in expected)
+
+
+def test_a_backbone_that_trains_compiled_describes_as_it_would_otherwise(light: None) -> None:
+    backbone, images = frozen("test_resnet"), torch.randn(1, 3, 64, 96)
+    before = backbone.eval()(images).patches
+    backbone.compile_training()
+    with torch.compiler.set_stance("fail_on_recompile"):
+        assert torch.equal(backbone(images).patches, before)
+
+
+def test_a_copy_of_a_compiled_backbone_trains_its_own_weights(light: None) -> None:
+    backbone, images = frozen("test_resnet"), torch.randn(1, 3, 64, 96)
+    backbone.compile_training()
+    loss, _ = taught(backbone, images)
+    copied = copy.deepcopy(backbone)
+    with torch.no_grad():
+        for q in copied.parameters():
+            q.mul_(0.5)
+    assert taught(copied, images)[0] != loss and taught(backbone, images)[0] == loss

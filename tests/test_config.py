@@ -64,15 +64,22 @@ def test_a_function_is_no_component() -> None:
         build({"_target_": "retrieval.metrics.revisited"})
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}")
+CHOICES = sorted(CONFIGS.rglob("*/*.yaml"))
+
+
+@pytest.mark.parametrize("path", CHOICES, ids=lambda path: path.relative_to(CONFIGS).with_suffix("").as_posix())
 def test_every_yaml_composes_by_its_name(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PHOTOS", "x")
     monkeypatch.setenv("WEIGHTS", "y")
-    group, several = path.parent.name, ("benchmark", "logger", "callbacks", "rerank")
+    group, several = path.relative_to(CONFIGS).parts[0], ("benchmark", "logger", "callbacks", "rerank")
     asked = f"{group}=[{path.stem}]" if group in several else f"{group}={path.stem}"
-    given = {"data/folder": ["data.root=x"], "benchmark/folder": ["benchmark.folder.root=x"]}
+    given = {
+        "data/folder": ["data.root=x"],
+        "data/csv": ["data.file=x"],
+        "benchmark/folder": ["benchmark.folder.root=x"],
+    }
     words = given.get(f"{group}/{path.stem}", []) + (["backbone.name=resnet18"] if path.stem == "timm" else [])
-    judged = group in ("whitening", "whitening_set", "search", "rerank") or "python eval.py" in path.read_text()
+    judged = group in ("whitening", "whitening_set", "search", "rerank") or path.parent.name == "eval"
     cfg = compose("eval" if judged else "train", [asked, *words], tmp_path)
     if group == "experiment":
         assert cfg.names.pooling == "gem"
@@ -100,7 +107,7 @@ def test_keys_that_nothing_reads_are_refused_even_when_added(tmp_path: Path, wor
 
 def test_jobs_of_a_sweep_do_not_share_an_output_folder() -> None:
     with pytest.raises(InputError, match=r"give hydra\.sweep\.dir=DIR"):
-        prepared(["-m", "output_dir=x"])
+        prepared(["-m", "output_dir=x"], "train")
 
 
 def test_a_class_reached_through_an_allowed_module_is_refused() -> None:
@@ -109,7 +116,27 @@ def test_a_class_reached_through_an_allowed_module_is_refused() -> None:
 
 
 def test_hydra_writes_into_the_output_folder() -> None:
-    assert prepared(["output_dir=x"]) == ["output_dir=x", "hydra.run.dir=x"]
+    assert prepared(["output_dir=x"], "train") == ["output_dir=x", "hydra.run.dir=x"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "taken"),
+    [
+        ("demo", "eval/demo"),
+        ("eval/demo", "eval/demo"),
+        ("null", "null"),
+        ("demo,eval/photos,null", "eval/demo,eval/photos,null"),
+        ("[demo,photos]", "[eval/demo,eval/photos]"),
+    ],
+)
+def test_a_recipe_is_looked_for_among_those_of_the_script(typed: str, taken: str) -> None:
+    assert prepared([f"experiment={typed}"], "eval") == [f"experiment={taken}"]
+
+
+@pytest.mark.parametrize("typed", ["foto", "eval/foto"])
+def test_an_unknown_recipe_is_named_with_those_of_the_script(typed: str) -> None:
+    known = [path.stem for path in (CONFIGS / "experiment" / "train").glob("*.yaml")]
+    assert f"unknown experiment/train '{typed}': {near(typed, known)}" in refusal(f"experiment={typed}")
 
 
 def test_near_matches_come_first() -> None:

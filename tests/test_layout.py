@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "retrieval"
 LAYERS = [
     {"training"},
     {"callbacks", "resume"},
-    {"evaluation", "mining", "optimization"},
+    {"evaluation", "mining", "optimization", "pieces"},
     {"results", "method"},
     {"candidates", "published"},
     {"extraction", "together", "benchmarks", "search", "rerank", "scales", "store", "vocabulary", "whitening"},
@@ -24,7 +24,7 @@ ROOMS = {
     "hydra": {"config"},
     "timm": {"backbones"},
     "pytorch_metric_learning": {"losses"},
-    "lightning": {"training", "callbacks", "data/module"},
+    "lightning": {"training", "callbacks", "data/module", "data/stream"},
     "faiss": {"search/approximate", "search/files"},
     "wandb": {"callbacks"},
     "webdataset": {"data/stream"},

@@ -327,7 +327,7 @@ def test_an_unknown_name_is_refused_with_near_ones(tmp_path: Path) -> None:
         published.load("gl18-tl-resnet50-gem-w")
 
 
-RECIPES = sorted((CONFIGS / "experiment").glob("radenovic2018_*.yaml"))
+RECIPES = sorted((CONFIGS / "experiment" / "eval").glob("radenovic2018_*.yaml"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -123,6 +123,13 @@ def test_a_backbone_trained_with_another_pooling_is_said(write: Write, tmp_path:
     assert shown(tmp_path)[0][1] == "max (trained with gem p=5)"
 
 
+def test_what_sets_a_training_apart_is_said(write: Write, tmp_path: Path) -> None:
+    for loss, settings in (("arcface", "aaaa"), ("smooth_ap", "bbbb")):
+        training = {"loss": loss, "sampler": "landmarks", "resolutions": [224, 320]}
+        write(loss, result(settings=settings, training=training))
+    assert [line[1] for line in shown(tmp_path)] == ["gem (loss=arcface)", "gem (loss=smooth_ap)"]
+
+
 def test_curves_of_training_belong_to_the_pooling_trained(write: Write, tmp_path: Path) -> None:
     other = result(pooling="max", trained_with="gem", settings="bbbb")
     write("a", other, result(), history="epoch,step,p\n0,0,3.0\n0,1,3.1\n")

@@ -30,8 +30,6 @@ WORDS = [
     "data.resolutions=[32,64]",
     "data.workers=1",
     "data.validation=2",
-    "sampler.landmarks=2",
-    "sampler.photos=2",
     "benchmark=folder",
     "extract.resolutions=[48]",
     "extract.workers=0",
@@ -44,20 +42,22 @@ WORDS = [
     "checkpoint_steps=1",
     "resume=auto",
 ]
+LANDMARKS = ["sampler.landmarks=2", "sampler.photos=2"]
 
 
-def words(photos: Path, out: Path, *more: str) -> list[str]:
+def words(photos: Path, out: Path, *more: str, tuples: bool = False) -> list[str]:
     places = [f"data.root={photos}", f"benchmark.folder.root={photos}", f"cache={out.parent}/cache"]
-    return [*WORDS, *places, *more]
+    drawn = ["sampler=tuples", "sampler.negatives=2", "sampler.tuples=4"] if tuples else LANDMARKS
+    return [*WORDS, *drawn, *places, *more]
 
 
-def configured(photos: Path, out: Path, *more: str) -> DictConfig:
-    return config.compose("train", words(photos, out, *more), out)
+def configured(photos: Path, out: Path, *more: str, tuples: bool = False) -> DictConfig:
+    return config.compose("train", words(photos, out, *more, tuples=tuples), out)
 
 
-def killed(photos: Path, out: Path, step: int, *more: str) -> None:
+def killed(photos: Path, out: Path, step: int, *more: str, tuples: bool = False) -> None:
     """Kill a run by train.py as soon as it has kept this step."""
-    given = words(photos, out, *more, f"output_dir={out}")
+    given = words(photos, out, *more, f"output_dir={out}", tuples=tuples)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "train.py", *given], cwd=ROOT, env=environment, start_new_session=True)
     file = out / "checkpoints" / f"last-{step:08}.ckpt"
@@ -135,6 +135,17 @@ def test_a_run_killed_while_it_is_judged_is_judged_again(whole_run: Path, photos
     training.fit(configured(photos, out, "trainer.max_epochs=1"))
     found = json.loads((out / "results.json").read_text())
     assert [row["metrics"] for row in found] == [row["metrics"] for row in expected]
+
+
+def test_a_run_on_tuples_goes_on_within_an_epoch_with_the_tuples_that_it_had(photos: Path, tmp_path: Path) -> None:
+    given = ["data.validation=0", "loss=tuple_contrastive", "trainer.max_epochs=2", "evaluate_untrained=false"]
+    runs = tmp_path / "whole", tmp_path / "killed"
+    training.fit(configured(photos, runs[0], *given, tuples=True))
+    killed(photos, runs[1], 7, *given, tuples=True)
+    training.fit(configured(photos, runs[1], *given, tuples=True))
+    expected, found = (load_file(run / "model.safetensors") for run in runs)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert curve(runs[1], "mining/hardest") == curve(runs[0], "mining/hardest")
 
 
 def written(folder: Path, *steps: int) -> list[Path]:

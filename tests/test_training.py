@@ -1,4 +1,4 @@
-"""Training: groups of parameters, frozen statistics, reproducible runs, faults that stop it, what is left behind."""
+"""Training: frozen statistics, reproducible runs, faults that stop it, what is left behind."""
 
 import csv
 import json
@@ -13,9 +13,9 @@ from retrieval import config, embedder, training
 from retrieval.benchmarks.folder import SameLandmark
 from retrieval.config import InputError
 from retrieval.data.folder import read
-from retrieval.extraction import describe
+from retrieval.extraction import NotFinite, describe
 from retrieval.subjects import subject
-from retrieval.training import NotFinite, Retrieval, parameter_groups, warmup_cosine
+from retrieval.training import Retrieval
 
 LOSSES = sorted(path.stem for path in (config.CONFIGS / "loss").glob("*.yaml"))
 TINY = [
@@ -45,10 +45,18 @@ def tiny(photos: Path, out: Path, *words: str) -> DictConfig:
     return config.compose("train", [*TINY, *places, *words], out)
 
 
+def in_tuples(photos: Path, out: Path, *words: str) -> DictConfig:
+    """A training on tuples of a query, a positive and two negatives."""
+    tuples = ["sampler=tuples", "sampler.negatives=2", "sampler.tuples=2", "loss=tuple_contrastive"]
+    given = [word for word in TINY if not word.startswith("sampler.")]
+    places = [f"data.root={photos}", f"benchmark.folder.root={photos}", f"cache={out.parent}"]
+    return config.compose("train", [*given, *tuples, *places, *words], out)
+
+
 def module(photos: Path, out: Path, *words: str) -> Retrieval:
     cfg = tiny(photos, out, *words)
     model = embedder.from_config(cfg)
-    return Retrieval(model, training.losses.from_config(cfg.loss, 4, model.dim), training.plain(cfg))
+    return Retrieval(model, training.losses.from_config(cfg, 4, model.dim, None), training.plain(cfg))
 
 
 def columns(folder: Path) -> dict[str, list[float]]:
@@ -65,24 +73,6 @@ def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_p_has_its_own_rate_and_no_decay(photos: Path, tmp_path: Path) -> None:
-    groups = parameter_groups(module(photos, tmp_path), {"lr": 0.1, "weight_decay": 0.5}, MULTIPLIERS)
-    (p,) = [group for group in groups if group["name"].startswith("p ")]
-    assert p["lr"] == pytest.approx(1.0) and p["weight_decay"] == 0 and len(p["params"]) == 1
-
-
-def test_every_parameter_is_in_one_group(photos: Path, tmp_path: Path) -> None:
-    network = module(photos, tmp_path, "head=linear")
-    grouped = [id(q) for group in parameter_groups(network, {"lr": 0.1}, MULTIPLIERS) for q in group["params"]]
-    assert sorted(grouped) == sorted(id(q) for q in network.parameters())
-
-
-def test_norms_and_biases_are_not_decayed(photos: Path, tmp_path: Path) -> None:
-    groups = parameter_groups(module(photos, tmp_path), {"lr": 0.1, "weight_decay": 0.5}, MULTIPLIERS)
-    assert all(("weight_decay" in group) == (q.ndim == 1 or group["name"] == "p undecayed")
-               for group in groups for q in group["params"])  # fmt: skip
-
-
 @pytest.mark.parametrize("freeze", [True, False])
 def test_batchnorm_statistics_move_only_when_not_frozen(photos: Path, tmp_path: Path, freeze: bool) -> None:
     cfg = tiny(photos, tmp_path / "run", f"freeze_batchnorm={freeze}", "evaluate_untrained=true", "data.validation=2")
@@ -91,12 +81,6 @@ def test_batchnorm_statistics_move_only_when_not_frozen(photos: Path, tmp_path: 
     torch.manual_seed(0)
     started = embedder.from_config(cfg).state_dict()[name]
     assert torch.equal(started, load_file(tmp_path / "run" / "model.safetensors")[name]) == freeze
-
-
-def test_the_rate_warms_up_and_falls_to_zero() -> None:
-    rates = [warmup_cosine(step, 10, 100) for step in range(101)]
-    assert rates[0] == pytest.approx(0.1) and max(rates) == rates[9] == 1.0 and rates[100] == pytest.approx(0)
-    assert rates[10:] == sorted(rates[10:], reverse=True)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -108,8 +92,11 @@ def test_every_loss_falls(photos: Path, tmp_path: Path, loss: str) -> None:
         "data.flip=false",
         "optimizer.lr=3e-3",
         "schedule=constant",
+        "lr_multipliers.loss=10",
+        "trainer.max_epochs=6",
     ]
-    training.fit(tiny(photos, tmp_path / loss, *words, "lr_multipliers.loss=10", "trainer.max_epochs=6"))
+    given = in_tuples if loss.startswith("tuple_") else tiny
+    training.fit(given(photos, tmp_path / loss, *words))
     falling = columns(tmp_path / loss)["train/loss"]
     assert sum(falling[-5:]) < sum(falling[:5])
 
@@ -217,15 +204,6 @@ def test_p_ends_a_step_on_its_bound_at_the_least(photos: Path, tmp_path: Path) -
     assert p is not None and p.item() >= 2.9
 
 
-@pytest.mark.parametrize("p", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_p_that_leaves_its_range_stops_the_run(photos: Path, tmp_path: Path, p: float) -> None:
-    network = module(photos, tmp_path)
-    with torch.no_grad():
-        network.embedder.pooling.p.fill_(p)
-    with pytest.raises(NotFinite, match=r"p left \(0, inf\) at step"):
-        network.on_train_batch_end(None, None, 0)
-
-
 def test_mixed_precision_trains(photos: Path, tmp_path: Path) -> None:
     losses = []
     for precision in ("32-true", "bf16-mixed"):
@@ -247,3 +225,78 @@ def test_weights_and_biases_writes_an_offline_run_for_each_job(photos: Path, tmp
 def test_training_on_a_gpu_in_mixed_precision(photos: Path, tmp_path: Path) -> None:
     rows = training.fit(tiny(photos, tmp_path / "run", "trainer.accelerator=gpu", "trainer.precision=16-mixed"))
     assert 0 < rows[-1]["metrics"]["mAP"] <= 1 and rows[-1]["device"] == "cuda"
+
+
+def test_tuples_are_mined_before_every_epoch_and_it_is_said_how_hard_they_are(photos: Path, tmp_path: Path) -> None:
+    training.fit(in_tuples(photos, tmp_path / "run"))
+    logged = columns(tmp_path / "run")
+    assert len(logged["mining/hardest"]) == len(logged["mining/harder_than_positive"]) == 2
+    assert len(logged["mining/changed"]) == 1  # in the first epoch there was none before
+    assert all(easy <= hard for easy, hard in zip(logged["mining/negative"], logged["mining/hardest"], strict=True))
+
+
+def test_a_run_on_tuples_that_is_repeated_gives_the_same_weights(photos: Path, tmp_path: Path) -> None:
+    states = []
+    for name in "ab":
+        training.fit(in_tuples(photos, tmp_path / name, "data.aspect=native", "data.bucket=1", "data.crop=1"))
+        states.append(load_file(tmp_path / name / "model.safetensors"))
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_a_loss_of_tuples_without_tuples_is_refused(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="accepted: sampler=tuples"):
+        training.fit(tiny(photos, tmp_path / "run", "loss=tuple_contrastive"))
+
+
+def test_a_whole_batch_in_mixed_resolutions_and_native_shapes_trains(photos: Path, tmp_path: Path) -> None:
+    words = ["data.resolutions=[48,64]", "data.aspect=native", "optimizer.lr=3e-3", "trainer.max_epochs=6"]
+    training.fit(tiny(photos, tmp_path / "run", *words))
+    falling = columns(tmp_path / "run")["train/loss"]
+    assert sum(falling[-5:]) < sum(falling[:5])
+
+
+def test_p_stays_for_as_many_epochs_as_asked(photos: Path, tmp_path: Path) -> None:
+    training.fit(tiny(photos, tmp_path / "run", "freeze_p=1"))
+    p = columns(tmp_path / "run")["p"]
+    half = len(p) // 2 + 1
+    assert set(p[:half]) == {3.0} and len(set(p[half:])) > 1
+
+
+@pytest.mark.parametrize("word", ["pieces=1", "checkpointing=true"])
+def test_what_saves_memory_trains_the_same_weights(photos: Path, tmp_path: Path, word: str) -> None:
+    states = []
+    for name, words in (("whole", []), ("saved", [word])):
+        training.fit(
+            tiny(photos, tmp_path / name, *words, "optimizer=sgd", "optimizer.lr=1e-3", "trainer.max_epochs=1")
+        )
+        states.append(load_file(tmp_path / name / "model.safetensors"))
+    assert all(torch.allclose(states[0][key], states[1][key], atol=1e-5) for key in states[0])
+
+
+def test_a_whitening_layer_starts_from_training_photos_and_is_trained(photos: Path, tmp_path: Path) -> None:
+    words = ["head=whitening", "head.start=pca", "head.out_dim=8", "evaluate_untrained=true"]
+    rows = training.fit(tiny(photos, tmp_path / "run", *words))
+    started, trained = rows[0]["metrics"]["mAP"], embedder.load(tmp_path / "run")
+    assert started > 0.3 and trained.dim == 8 and rows[-1]["head"] == "whitening"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["schedule=exponential"],
+        ["layer_decay=0.8"],
+        ["trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=1.0"],
+        ["loss=contrastive", "memory=16"],
+        ["loss=triplet", "miner=semihard"],
+        ["sampler=balanced", "sampler.size=4"],
+        ["callbacks=[default,ema,evaluate]", "callbacks.ema.decay=0.5"],
+        ["optimizer=adam", "backbone.name=test_vit", "layer_decay=0.75"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_each_way_to_train_leaves_a_model_that_is_judged(photos: Path, tmp_path: Path, words: list[str]) -> None:
+    kept = [w for w in TINY if not (w.startswith("sampler.") and "sampler=balanced" in words)]
+    places = [f"data.root={photos}", f"benchmark.folder.root={photos}", f"cache={tmp_path}"]
+    rows = training.fit(config.compose("train", [*kept, *places, *words], tmp_path / "run"))
+    before = columns(tmp_path / "run")["train/loss"]
+    assert rows[-1]["metrics"]["mAP"] > 0.4 and not rows[-1]["untrained"] and len(before) > 1

@@ -13,11 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
 
-from retrieval import embedder, heads, whitening
+from retrieval import config, embedder, evaluation, extraction, heads, vocabulary, whitening
 from retrieval.config import CONFIGS, InputError, build, load_yaml
-from retrieval.data.images import full_size
+from retrieval.data.images import Photo, full_size
 from retrieval.data.pairs import FolderPairs, SfM120kWhitening
 from retrieval.descriptors import Descriptors
+from retrieval.embedder import Embedder
+from retrieval.extraction import Extract
 from retrieval.heads import Whitening
 from retrieval.whitening import PCA, Learned, Published, fit_learned, fit_pca
 
@@ -225,10 +227,10 @@ def test_a_file_that_is_no_whitening_is_refused(tmp_path: Path) -> None:
             whitening.load(tmp_path / f"{name}.safetensors")
 
 
-def described(weights: Path, out_dim: int | None = None) -> DictConfig:
+def described(weights: Path | None, out_dim: int | None = None) -> DictConfig:
     groups = {"backbone": "timm", "pooling": "gem", "head": "whitening"}
     cfg = OmegaConf.create({group: load_yaml(CONFIGS / group / f"{name}.yaml") for group, name in groups.items()})
-    cfg.backbone.name, cfg.head.weights, cfg.head.out_dim = "test_resnet", str(weights), out_dim
+    cfg.backbone.name, cfg.head.weights, cfg.head.out_dim = "test_resnet", weights and str(weights), out_dim
     return cfg
 
 
@@ -271,6 +273,90 @@ def test_a_layer_for_other_descriptors_is_refused(stored: Path) -> None:
         heads.Whitening(8, weights=str(stored))
 
 
+def unfitted(start: str, out_dim: int, shrinkage: float = 1.0) -> Embedder:
+    cfg = described(None, out_dim)
+    cfg.head.start, cfg.head.shrinkage = start, shrinkage
+    return embedder.from_config(cfg)
+
+
+def layer(model: Embedder) -> Whitening:
+    assert isinstance(model.head, Whitening)
+    return model.head
+
+
+@pytest.mark.parametrize(("start", "shrinkage"), [("learned", 1.0), ("pca", 1.0), ("pca", 0.5)])
+@pytest.mark.filterwarnings("ignore:learned whitening")
+def test_a_layer_starts_from_what_is_fitted_to_training_photos(photos: Path, start: str, shrinkage: float) -> None:
+    model, pairs = unfitted(start, 5, shrinkage), FolderPairs(str(photos))
+    plain = Embedder(model.backbone, model.pooling, torch.nn.Identity())
+    rows = extraction.describe(plain, pairs.photos, 48)
+    whitening.initialise(model, pairs.photos, pairs.queries, pairs.positives, 48, Extract(scales=(1, 0.5), workers=0))
+    learned = start == "learned"
+    expected = fit_learned(rows, pairs.queries, pairs.positives, 5) if learned else fit_pca(rows, 5, shrinkage)
+    head = layer(model)
+    assert head.fitted and model.training and head.weight.requires_grad
+    assert torch.allclose(head.weight, expected.weight) and torch.allclose(head.bias, expected.bias)
+    assert np.allclose(extraction.describe(model, pairs.photos, 48), expected(rows), atol=1e-4)
+
+
+def test_a_layer_says_what_it_was_fitted_to(photos: Path) -> None:
+    model, pairs = unfitted("pca", 3, 0.5), FolderPairs(str(photos))
+    some = np.array([1, 2, 11]), np.array([2, 1, 14])
+    whitening.initialise(model, pairs.photos, *some, 48, Extract(workers=0))
+    assert layer(model).label == "pca 3 shrinkage=0.5, 3 pairs of 4 training photos at 48 px"
+
+
+def test_the_photos_of_pairs_alone_are_described(photos: Path) -> None:
+    pairs, absent = FolderPairs(str(photos)), Photo("absent.jpg")
+    first, second = unfitted("pca", 3), unfitted("pca", 3)
+    second.load_state_dict(first.state_dict())
+    layer(second).fitted = False
+    indices = np.array([0, 3, 9]), np.array([1, 4, 8])
+    whitening.initialise(first, pairs.photos, *indices, 48, Extract(workers=0))
+    listed = [photo if i in np.stack(indices) else absent for i, photo in enumerate(pairs.photos)]
+    whitening.initialise(second, listed, *indices, 48, Extract(workers=0))
+    assert torch.equal(layer(first).weight, layer(second).weight)
+
+
+def test_a_layer_of_a_file_stays_as_it_is(stored: Path, photos: Path) -> None:
+    model, pairs = embedder.from_config(described(stored, 5)), FolderPairs(str(photos))
+    whitening.initialise(model, pairs.photos, pairs.queries, pairs.positives, 48, Extract(workers=0))
+    assert torch.equal(layer(model).weight, whitening.load(stored).weight[:5])
+
+
+def test_a_layer_of_more_directions_than_its_photos_span_is_refused_before_they_are_described() -> None:
+    with pytest.raises(
+        InputError, match=r"PCA whitening of 3 photos knows at most 2 directions of 96: .*head\.out_dim"
+    ):
+        whitening.initialise(unfitted("pca", 3), [Photo("absent.jpg")] * 3, [0, 1], [1, 2], 48, Extract(workers=0))
+
+
+@pytest.mark.parametrize(("start", "shrinkage"), [("random", 1.0), ("pca", 1.5)])
+def test_a_start_that_is_none_is_refused(start: str, shrinkage: float) -> None:
+    said = f"head.start must be learned or pca and head.shrinkage between 0 and 1, got '{start}' and {shrinkage}"
+    with pytest.raises(InputError, match=said):
+        unfitted(start, 3, shrinkage)
+
+
+def test_a_layer_that_nothing_was_fitted_to_is_not_judged(photos: Path, tmp_path: Path) -> None:
+    words = ["backbone=timm", "backbone.name=test_resnet", "head=whitening", "benchmark=folder"]
+    cfg = config.compose("eval", [*words, f"benchmark.folder.root={photos}"], tmp_path / "model")
+    with pytest.raises(InputError, match=r"head=whitening is not fitted yet, .*head\.weights=FILE"):
+        evaluation.from_config(cfg, set())
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_run_with_a_fitted_layer_loads_and_may_be_judged(photos: Path, tmp_path: Path) -> None:
+    cfg, pairs, images = described(None, 4), FolderPairs(str(photos)), torch.rand(1, 3, 64, 64)
+    cfg.head.start = "pca"
+    model = embedder.from_config(cfg)
+    whitening.initialise(model, pairs.photos, pairs.queries, pairs.positives, 48, Extract(workers=0))
+    embedder.save(model, cfg, tmp_path / "run")
+    again = embedder.load(tmp_path / "run")
+    vocabulary.refuse_unfitted(again)
+    assert torch.equal(again(images), model.eval()(images))
+
+
 def test_pairs_of_a_folder_are_two_photos_of_a_landmark_and_the_same_each_time(photos: Path) -> None:
     found = FolderPairs(str(photos), seed=3)
     landmarks = np.array([Path(photo.path).parent.name for photo in found.photos])
@@ -306,7 +392,7 @@ def test_the_published_set_is_read_where_it_lies(sfm: Path) -> None:
 
 def test_a_published_set_that_lacks_photos_or_keys_is_refused(sfm: Path, tmp_path: Path) -> None:
     (sfm / "ims/ef/cd/ab/0000abcdef").unlink()
-    with pytest.raises(InputError, match="1 of 2 photos of retrieval-SfM-120k-whiten.pkl are absent, first .*abcdef"):
+    with pytest.raises(InputError, match="1 photos are not there: .*abcdef.*ims.tar.gz"):
         SfM120kWhitening(str(sfm))
     (sfm / "retrieval-SfM-120k-whiten.pkl").write_bytes(pickle.dumps({"cids": []}))
     with pytest.raises(InputError, match="must hold cids, qidxs and pidxs, it lacks qidxs, pidxs"):

@@ -1,5 +1,6 @@
-"""What is logged, judged and guarded while training."""
+"""What is logged, averaged, judged and guarded while training."""
 
+from retrieval.callbacks.averaging import AveragedWeights as AveragedWeights
 from retrieval.callbacks.exponent import PoolingExponent as PoolingExponent
 from retrieval.callbacks.guard import Guard as Guard
 from retrieval.callbacks.judging import Evaluate as Evaluate

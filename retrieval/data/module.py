@@ -10,10 +10,11 @@ import numpy as np
 from retrieval.config import InputError, build, near
 from retrieval.data import images, landmarks
 from retrieval.data.augment import Augment
-from retrieval.data.batching import Batches, Indices
+from retrieval.data.batching import Batches, Indices, partners
 from retrieval.data.folder import LandmarkPhotos, read
 from retrieval.data.loading import Loader, TrainingPhotos
 
+WHITENED = 10_000  # pairs that a whitening layer is fitted to at the most: 20,000 photos are described
 SPLIT_SEED = 0  # the same landmarks are held out whatever the run's seed, so that runs can be compared
 
 
@@ -88,6 +89,13 @@ class LandmarkData(pl.LightningDataModule):
             if resolution != wanted:
                 rule = f"{wanted} x {wanted} only" if fixed_size else f"sides that are multiples of {multiple}"
                 raise InputError(f"the backbone takes {rule}, got data.resolution = {resolution}; nearest: {wanted}")
+
+    def whitening_pairs(self) -> tuple[Indices, Indices]:
+        """Pairs of photos to fit a whitening layer to: those of the set, or each photo with another of its landmark."""
+        rng = np.random.default_rng(SPLIT_SEED)
+        queries, positives = self.pairs or partners(np.asarray(self.labels), rng)
+        some = np.sort(rng.permutation(len(queries))[:WHITENED])
+        return queries[some], positives[some]
 
     def train_dataloader(self) -> Loader:
         dataset = TrainingPhotos(self.train, self.labels, self.augment)
