@@ -25,6 +25,7 @@ from retrieval.method import Method
 from retrieval.results import VERSIONS, Row, contents, keep, keep_whitening, rankings, row, shown
 from retrieval.store import Store
 from retrieval.subjects import Subject, backbone_name, label
+from retrieval.together import describe_together
 
 
 def run(
@@ -83,6 +84,25 @@ def run_each(
                 entries = rankings(name, benchmark, scores, per_query, how, about)
                 keep(output_dir, benchmark, rows[-1], per_query, entries)
     return rows
+
+
+def values_of(
+    model: Embedder, benchmarks: Mapping[str, Benchmark], extract: Extract, resolution: int, device: str
+) -> dict[str, dict[str, float]]:
+    """What each benchmark says of a model in training, by exact search on descriptors at one scale; no row is kept.
+
+    Of several processes each describes a share of the photos, the first one judges, and the others get nothing.
+    """
+    photos = list(
+        dict.fromkeys(p for benchmark in benchmarks.values() for p in (*benchmark.gallery, *benchmark.queries))
+    )
+    vectors = Descriptors([describe_together(model, photos, resolution, extract, device)])
+    place, values = {photo: i for i, photo in enumerate(photos)}, {}
+    for name, benchmark in benchmarks.items() if processes.first() else ():
+        queries, gallery = ([place[photo] for photo in side] for side in (benchmark.queries, benchmark.gallery))
+        per_query, _ = judged(benchmark, vectors.take(queries), vectors.subset(gallery), Method())
+        values[name] = benchmark.values(per_query)
+    return values
 
 
 def judged(

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 
 from retrieval import processes
 from retrieval.embedder import Embedder
@@ -51,3 +52,8 @@ def whole(embedder: Embedder) -> Embedder:
     plain: Embedder = vars(embedder)["plain"]
     plain.load_state_dict(get_model_state_dict(embedder, options=StateDictOptions(full_state_dict=True)))
     return plain.to(next(embedder.parameters()).device).train(embedder.training)
+
+
+def full(x: Tensor) -> Tensor:
+    """The tensor of which each process has a share; called by every process at once."""
+    return x.full_tensor() if isinstance(x, DTensor) else x

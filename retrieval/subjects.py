@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 from retrieval.config import CONFIGS, load_yaml
 
 NOT_TRAINED = "nothing: not trained"
+MODEL = ("backbone", "pooling", "head")
 CHOICES = ("loss", "miner", "sampler", "optimizer", "schedule")  # groups of which one is chosen
+ONLY_LOG = tuple(f"retrieval.callbacks.{name}" for name in ("PoolingExponent", "Waiting", "Evaluate"))
 KEYS = ("lr_multipliers", "layer_decay", "freeze_p", "freeze_batchnorm", "memory")
 
 
@@ -20,8 +23,7 @@ class Subject:
 
     options: see `options`. trained_with: the pooling, with its options, that the backbone was trained with where
     that is another than the one judged; None where it is the same or nothing was trained. training: see `training`,
-    None where nothing was trained,
-    or elsewhere.
+    None where nothing was trained, or elsewhere.
     """
 
     backbone: str
@@ -40,9 +42,11 @@ class Subject:
 
 def subject(cfg: DictConfig, untrained: bool, selected_by: str) -> Subject:
     """What the rows of this run say of its model; `settings` is alike for runs that differ in seed alone."""
-    model = ("names", "backbone", "pooling", "head")
-    keys = model if untrained else (*model, "data", *CHOICES, *KEYS, "trainer", "callbacks", "trained_with")
+    keys = MODEL if untrained else (*MODEL, "data", *CHOICES, *KEYS, "trainer", "callbacks", "trained_with")
     settings = {key: plain(cfg[key]) for key in keys if key in cfg}
+    settings["names"] = {group: cfg.names[group] for group in (*MODEL, *CHOICES) if group in settings}
+    if "callbacks" in settings:
+        settings["callbacks"] = selecting(settings["callbacks"])
     return Subject(
         backbone=backbone_name(cfg),
         pooling=cfg.names.pooling,
@@ -61,7 +65,7 @@ def subject(cfg: DictConfig, untrained: bool, selected_by: str) -> Subject:
 
 def training(cfg: DictConfig) -> dict[str, Any]:
     """What sets one training apart from others: each choice with its options, the photos' sizes, and a few keys."""
-    said = {group: choice(cfg, group) for group in ("head", *CHOICES) if group in cfg.names and group in cfg}
+    said = {group: choice(cfg, group) for group in CHOICES}
     photos = {key: plain(cfg.data[key]) for key in ("resolution", "resolutions", "aspect", "crop") if key in cfg.data}
     return {**said, **photos, **{key: plain(cfg[key]) for key in KEYS if key in cfg}}
 
@@ -69,6 +73,11 @@ def training(cfg: DictConfig) -> dict[str, Any]:
 def choice(cfg: DictConfig, group: str) -> str:
     """The YAML that was chosen of a group, with what was set otherwise: `arcface`, `multi_similarity alpha=1`."""
     return label(cfg.names[group], options(group, cfg.names[group], cfg[group]))
+
+
+def selecting(callbacks: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The callbacks on which it depends what comes out of a training, by name."""
+    return {name: one for name, one in (callbacks or {}).items() if one["_target_"] not in ONLY_LOG}
 
 
 def backbone_name(cfg: DictConfig) -> str:

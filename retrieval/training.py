@@ -5,7 +5,8 @@ import logging
 import math
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,42 +17,25 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from retrieval import embedder as embedders
-from retrieval import evaluation, extraction, launch, losses, processes, resume, sharding, vocabulary
+from retrieval import evaluation, extraction, launch, losses, processes, resume, sharding, vocabulary, whitening
 from retrieval.benchmarks import Benchmark
 from retrieval.benchmarks.folder import SameLandmark
-from retrieval.callbacks import HeldOut, Preemption
+from retrieval.callbacks import Guard, HeldOut, Preemption
 from retrieval.callbacks.checkpoints import Latest, WholeFiles, continue_curves, newest, written
 from retrieval.callbacks.mining import Mining
-from retrieval.config import InputError, build
-from retrieval.data import images
+from retrieval.config import InputError, build, flag
 from retrieval.data.batching import TupleBatches
 from retrieval.data.loading import TrainingBatch
-from retrieval.data.module import LandmarkData
+from retrieval.data.module import LandmarkData, refuse_sizes
 from retrieval.embedder import Embedder
-from retrieval.extraction import Extract, NotFinite
-from retrieval.poolings import GeM
+from retrieval.extraction import Extract
+from retrieval.method import Method
+from retrieval.optimization import hold_p, parameter_groups
+from retrieval.pieces import embedded, refuse_pieces
 from retrieval.results import Row
 from retrieval.subjects import NOT_TRAINED, plain, subject
-
-
-class WarmupCosine(LambdaLR):
-    """Linear warm-up over the first `warmup` share of the steps, then half a cosine to zero."""
-
-    def __init__(self, optimizer: Optimizer, total_steps: int, warmup: float = 0.1) -> None:
-        if not 0 <= warmup < 1:
-            raise InputError(f"schedule.warmup is a share of the steps, in [0, 1), got {warmup}")
-        first = max(1, round(warmup * total_steps))
-        super().__init__(optimizer, lambda step: warmup_cosine(step, first, total_steps))
-
-
-def warmup_cosine(step: int, first: int, total: int) -> float:
-    """Factor of the learning rate: (step + 1) / first, then (1 + cos(pi t)) / 2."""
-    if step < first:
-        return (step + 1) / first
-    return (1 + math.cos(math.pi * min(1.0, (step - first) / max(1, total - first)))) / 2
 
 
 class Retrieval(pl.LightningModule):
@@ -68,81 +52,90 @@ class Retrieval(pl.LightningModule):
         embedder.backbone.frozen_statistics = bool(cfg["freeze_batchnorm"])
         self.train()
 
-    def configure_model(self) -> None:
-        if self.device_mesh is not None:
-            sharding.shard(self.embedder, self.objective, self.device_mesh["data_parallel"])
-
     def training_step(self, batch: TrainingBatch, index: int) -> Tensor:
         self.paths = batch.paths
         descriptors = embedded(self.embedder, batch.pixels, batch.order, self.cfg["pieces"])
         loss = self.objective(descriptors, batch.labels)
-        if not torch.isfinite(loss):
-            raise NotFinite(
-                f"the loss is {loss.item()} at step {self.global_step}; photos of the batch: {list(batch.paths)}"
-            )
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.paths))
         return loss
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)
-        if isinstance(self.embedder.pooling, GeM):
-            self.embedder.pooling.project()
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        if self.current_epoch < self.cfg["freeze_p"]:
+            hold_p(self.embedder)
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        p = self.embedder.p
-        if p is not None and not (torch.isfinite(p).all() and (p > 0).all()):
-            raise NotFinite(f"p left (0, inf) at step {self.global_step}: min {float(p.min())}, max {float(p.max())}")
+    def groups(self) -> list[dict[str, Any]]:
+        """The groups of parameters of the optimizer."""
+        return parameter_groups(self, self.cfg["optimizer"], self.cfg["lr_multipliers"], self.cfg["layer_decay"])
 
     def configure_optimizers(self) -> Any:
-        groups = parameter_groups(self, self.cfg["optimizer"], self.cfg["lr_multipliers"])
-        optimizer = build(self.cfg["optimizer"], params=groups)
+        optimizer = build(self.cfg["optimizer"], params=self.groups())
         # not the Trainer's own estimate, which opens the loader before it knows where a killed run stopped
-        each = math.ceil(len(self.trainer.datamodule.batches) / self.trainer.accumulate_grad_batches)  # pyright: ignore[reportAttributeAccessIssue]
+        batches = len(self.trainer.datamodule.batches)  # pyright: ignore[reportAttributeAccessIssue]
+        each = math.ceil(batches / self.trainer.accumulate_grad_batches)
         steps = each * int(self.trainer.max_epochs or 1)
         steps = steps if self.trainer.max_steps < 0 else min(steps, self.trainer.max_steps)
         scheduler = build(self.cfg["schedule"], optimizer=optimizer, total_steps=steps, steps_per_epoch=each)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def embedded(embedder: Embedder, pixels: Sequence[Tensor], order: Tensor, pieces: int | None) -> Tensor:
-    """Descriptors (B, d) of the photos of a batch, in its order."""
-    mean, std = embedder.backbone.mean, embedder.backbone.std
-    rows = torch.cat([embedder(images.normalised(part, mean, std)) for part in pixels])
-    return rows[torch.argsort(order)]
+class Sharded(Retrieval):
+    """The same, of whose weights each process has a share."""
+
+    def configure_model(self) -> None:
+        assert self.device_mesh is not None
+        sharding.shard(self.embedder, self.objective, self.device_mesh["data_parallel"])
 
 
-def parameter_groups(
-    module: Retrieval, optimizer: Mapping[str, Any], multipliers: Mapping[str, float]
-) -> list[dict[str, Any]]:
-    """p (own multiplier, no weight decay: decay drags it to 0), pooling, head, loss and backbone; norms, biases and
-    other vectors of one dimension are not decayed."""
-    named = [(part_of(name), parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
-    groups = []
-    for part in dict.fromkeys(part for part, _ in named):
-        for decayed in (True, False):
-            members = [q for owner, q in named if owner == part and (q.ndim > 1 and part != "p") == decayed]
-            if members:
-                decay = {} if decayed else {"weight_decay": 0.0}
-                rate = float(optimizer["lr"]) * float(multipliers[part])
-                groups.append(
-                    {"name": f"{part}{'' if decayed else ' undecayed'}", "params": members, "lr": rate, **decay}
-                )
-    return groups
+@dataclass
+class Parts:
+    """The objects that a config describes."""
 
+    extract: Extract
+    data: LandmarkData
+    benchmarks: Mapping[str, Benchmark]
+    method: Method
+    module: Retrieval
+    trainer: pl.Trainer
 
-def part_of(name: str) -> str:
-    """Whose learning rate a parameter has: p, pooling, head, backbone or loss."""
-    if name == "embedder.pooling.p":
-        return "p"
-    return "loss" if name.startswith("objective.") else name.split(".")[1]
+    @classmethod
+    def of(cls, cfg: DictConfig) -> "Parts":
+        """Everything that can be refused before a photo is described is refused here."""
+        extract: Extract = build(cfg.extract)
+        pl.seed_everything(int(cfg.seed), workers=True, verbose=False)
+        embedder = embedders.from_config(cfg, cfg.data.get("resolution"))
+        extraction.check(embedder, extract.resolutions, extract.scales, extract.aspect)
+        backbone = embedder.backbone
+        data: LandmarkData = build(cfg.data, sampler=plain(cfg.sampler), seed=int(cfg.seed), multiple=backbone.multiple)
+        refuse_sizes(data.augment, data.resolutions, backbone)
+        refuse_crops(embedder, data)
+        refuse_stream(embedder, data, cfg)
+        benchmarks, method = evaluation.benchmarks_of(cfg), evaluation.method_of(cfg, {}, extract)
+        method.check([embedder], benchmarks, len(extract.resolutions))
+        unit = data.sampler.tuple_size if data.sampler else None
+        objective = losses.from_config(cfg, data.num_classes, embedder.dim, unit)
+        kind = Sharded if cfg.trainer.get("strategy") == "fully_sharded" else Retrieval
+        module = kind(embedder, objective, plain(cfg))
+        module.groups()  # refuses what it cannot order
+        refuse_pieces(embedder, cfg.pieces, cfg.checkpointing)
+        if cfg.checkpointing:
+            backbone.checkpoint_activations()
+        if cfg.compile:
+            backbone.compile_training()
+        trainer = trainer_of(cfg, data, extract, benchmarks)
+        return cls(extract, data, benchmarks, method, module, trainer)
+
+    def judge(self, cfg: DictConfig, untrained: bool, kept: Path | None) -> None:
+        """Write the rows of the model as it is."""
+        about = subject(cfg, untrained, NOT_TRAINED if untrained else cfg.selected_by)
+        model, output_dir = self.module.embedder, Path(cfg.output_dir)
+        evaluation.run_each([model], self.benchmarks, self.extract, [about], output_dir, kept, self.method)
 
 
 def fit(cfg: DictConfig) -> list[Row]:
     """Train one model as the config says, evaluate it once; returns the rows of `results.json`.
 
-    Everything that can be refused is refused before the first image is described. Called in each of several processes,
-    which train one model together; the first one judges and writes. With `resume=auto` a run that was killed goes on
-    from its last checkpoint, and one that is finished is left as it is.
+    Called in each of several processes, which train one model together; the first one judges and writes. With
+    `resume=auto` a run that was killed goes on from its last checkpoint, and one that is finished is left as it is.
     """
     output_dir = Path(cfg.output_dir)
     quieted()
@@ -150,56 +143,52 @@ def fit(cfg: DictConfig) -> list[Row]:
     goes_on = resume.begun(cfg, output_dir)
     if goes_on and (rows := resume.finished(cfg, output_dir)):
         return rows
-    extract: Extract = build(cfg.extract)
-    pl.seed_everything(int(cfg.seed), workers=True, verbose=False)
-    embedder = embedders.from_config(cfg, cfg.data.get("resolution"))
-    extraction.check(embedder, extract.resolutions, extract.scales, extract.aspect)
-    multiple = embedder.backbone.multiple
-    data: LandmarkData = build(cfg.data, sampler=plain(cfg.sampler), seed=int(cfg.seed), multiple=multiple)
-    data.check(multiple, embedder.backbone.fixed_size)
-    refuse_crops(embedder, data)
-    benchmarks, method = evaluation.benchmarks_of(cfg), evaluation.method_of(cfg, {}, extract)
-    method.check([embedder], benchmarks, len(extract.resolutions))
-    objective = losses.from_config(cfg, data.num_classes, embedder.dim, data.sampler.tuple_size)
-    module = Retrieval(embedder, objective, plain(cfg))
-    trainer = trainer_of(cfg, data, extract, benchmarks, output_dir)
+    parts = Parts.of(cfg)
     processes.wait()  # none writes before all have read what was there
-    vocabulary.fit(embedder, data.train.photos, data.resolution, int(cfg.seed), extract)
+    checkpoint = newest(output_dir / "checkpoints") if goes_on else None
+    cfg = begin(cfg, parts)
+    if cfg.evaluate_untrained:
+        parts.judge(cfg, True, Path(cfg.cache) / "descriptors")
+    train(parts, checkpoint, int(cfg.seed), output_dir)
+    parts.module.embedder = sharding.whole(parts.module.embedder)
+    cfg.selected_by = select(parts)
+    if processes.first():
+        embedders.save(parts.module.embedder, cfg, output_dir)
+    parts.judge(cfg, False, output_dir / "descriptors" if processes.world_size() > 1 else None)
+    processes.wait()
+    if processes.first():
+        clear_up(output_dir)
+    return json.loads((output_dir / "results.json").read_text())
+
+
+def begin(cfg: DictConfig, parts: Parts) -> DictConfig:
+    """Give the model what it finds in training photos before it is trained, and the folder its config; the config."""
+    embedder, data, output_dir = parts.module.embedder, parts.data, Path(cfg.output_dir)
+    if not vocabulary.fitted(embedder):
+        vocabulary.fit(embedder, data.train.photos, data.resolution, int(cfg.seed), parts.extract)
+        whitening.initialise(embedder, data.train.photos, *data.whitening_pairs(), data.resolution, parts.extract)
     cfg = embedders.completed(cfg, embedder)
     cfg.trained_on = data.summary
-    checkpoint = newest(output_dir / "checkpoints") if goes_on else None
     if processes.first():
         resume.clear(output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(cfg, output_dir / "config.yaml")
-    if cfg.evaluate_untrained:
-        before = subject(cfg, untrained=True, selected_by=NOT_TRAINED)
-        cache = Path(cfg.cache) / "descriptors"
-        evaluation.run_each([embedder], benchmarks, extract, [before], output_dir, cache, method)
-    train(trainer, module, data, checkpoint, int(cfg.seed), output_dir)
-    embedder = sharding.whole(embedder)
-    cfg.selected_by = select(trainer, embedder, data)
-    if processes.first():
-        embedders.save(embedder, cfg, output_dir)
-    after = subject(cfg, False, cfg.selected_by)
-    shared = output_dir / "descriptors" if processes.world_size() > 1 else None
-    evaluation.run_each([embedder], benchmarks, extract, [after], output_dir, shared, method)
-    processes.wait()
-    if processes.first():
-        for path in written(output_dir / "checkpoints"):  # there is nothing left to go on with
-            path.unlink()
-        shutil.rmtree(output_dir / "descriptors", ignore_errors=True)
-    return json.loads((output_dir / "results.json").read_text())
+    return cfg
 
 
-def train(
-    trainer: pl.Trainer, module: Retrieval, data: LandmarkData, checkpoint: Path | None, seed: int, output_dir: Path
-) -> None:
+def clear_up(output_dir: Path) -> None:
+    """Remove what a finished run needs no more."""
+    for path in written(output_dir / "checkpoints"):
+        path.unlink()
+    shutil.rmtree(output_dir / "descriptors", ignore_errors=True)
+
+
+def train(parts: Parts, checkpoint: Path | None, seed: int, output_dir: Path) -> None:
     """Run the Trainer from the checkpoint on, or from the start."""
     if checkpoint is not None and processes.first():
-        continue_curves(trainer.loggers, output_dir, checkpoint)
+        continue_curves(parts.trainer.loggers, output_dir, checkpoint)
     pl.seed_everything(seed + processes.rank(), workers=True, verbose=False)  # whatever was drawn before
-    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    parts.trainer.fit(parts.module, parts.data, ckpt_path=checkpoint, weights_only=True)
 
 
 def refuse(cfg: DictConfig) -> None:
@@ -212,9 +201,13 @@ def refuse(cfg: DictConfig) -> None:
         )
     if not isinstance(cfg.trainer.max_epochs, int) or cfg.trainer.max_epochs < 1:
         raise InputError(f"trainer.max_epochs must be a whole number, at least 1, got {cfg.trainer.max_epochs}")
-    for key, least in (("checkpoint_steps", 1), ("pieces", 1), ("freeze_p", 0), ("memory", 0)):
-        if cfg[key] is not None and not (isinstance(cfg[key], int) and cfg[key] >= least):
+    for key, least in (("checkpoint_steps", 1), ("freeze_p", 0)):
+        if not (isinstance(cfg[key], int) and cfg[key] >= least):
             raise InputError(f"{key} must be a whole number, at least {least}, got {cfg[key]!r}")
+    for key in ("checkpointing", "compile", "freeze_batchnorm", "evaluate_untrained"):
+        flag(key, cfg[key])
+    if cfg.trainer.get("strategy") == "fully_sharded" and "ema" in cfg.callbacks:
+        raise InputError("callbacks=ema averages whole weights, and trainer=fsdp leaves a process a share: give one")
     stand_in = build(cfg.optimizer, params=[nn.Parameter(torch.zeros(1))])
     build(cfg.schedule, optimizer=stand_in, total_steps=10, steps_per_epoch=5)
 
@@ -235,6 +228,17 @@ def refuse_crops(embedder: Embedder, data: LandmarkData) -> None:
             )
 
 
+def refuse_stream(embedder: Embedder, data: LandmarkData, cfg: DictConfig) -> None:
+    """Refuse what a stream cannot have: batches of a sampler, and photos to look at before training."""
+    if data.sampler is None and cfg.sampler.get("_target_") is not None:
+        raise InputError(f"a stream draws its batches itself, got sampler={cfg.names.sampler}; accepted: sampler=none")
+    if not data.train.photos and not vocabulary.fitted(embedder):
+        raise InputError(
+            "netvlad's centroids and a whitening layer are found in training photos, which a stream has no files of; "
+            "accepted: pooling.centroids=FILE, head.weights=FILE"
+        )
+
+
 def quieted() -> None:
     """Silence what is no news: our output folder is not empty, and Lightning's tips."""
     warnings.filterwarnings("ignore", "(Experiment logs|Checkpoint) directory")
@@ -244,9 +248,10 @@ def quieted() -> None:
 
 
 def trainer_of(
-    cfg: DictConfig, data: LandmarkData, extract: Extract, benchmarks: Mapping[str, Benchmark], output_dir: Path
+    cfg: DictConfig, data: LandmarkData, extract: Extract, benchmarks: Mapping[str, Benchmark]
 ) -> pl.Trainer:
     """The Lightning Trainer with the loggers and callbacks of the config."""
+    output_dir = Path(cfg.output_dir)
     loggers = [build(one) for one in (cfg.get("logger") or {}).values()]
     given = {"benchmarks": benchmarks, "extract": extract}
     callbacks = [build(one, **given) for one in (cfg.get("callbacks") or {}).values()]
@@ -263,7 +268,7 @@ def trainer_of(
         raise InputError(
             "early stopping looks at held-out landmarks: give data.validation, for example data.validation=3"
         )
-    callbacks += [Latest(folder, cfg.checkpoint_steps), Preemption()]
+    callbacks = [Guard(), *callbacks, Latest(folder, cfg.checkpoint_steps), Preemption()]
     parts = {"logger": loggers, "callbacks": callbacks, "plugins": [WholeFiles()], "default_root_dir": output_dir}
     try:
         return build(cfg.trainer, **parts, **launch.layout(cfg.trainer))
@@ -271,13 +276,14 @@ def trainer_of(
         raise InputError(f"trainer: {error}") from error
 
 
-def select(trainer: pl.Trainer, embedder: Embedder, data: LandmarkData) -> str:
+def select(parts: Parts) -> str:
     """Put the selected weights into the embedder; says what selected them."""
-    if data.validation is None:
+    held_out = parts.data.validation
+    if held_out is None:
         return "the last step"
-    best = trainer.checkpoint_callback
+    best = parts.trainer.checkpoint_callback
     assert isinstance(best, ModelCheckpoint)
     state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
-    own = {name.removeprefix("embedder."): weights for name, weights in state["state_dict"].items()}
-    embedder.load_state_dict({name: own[name] for name in embedder.state_dict()})
-    return f"mAP {float(best.best_model_score):.4f} on {len(data.validation.landmarks)} held-out training landmarks"  # pyright: ignore[reportArgumentType]
+    own = {name: weights for name, weights in state["state_dict"].items() if name.startswith("embedder.")}
+    parts.module.embedder.load_state_dict({name.removeprefix("embedder."): own[name] for name in own})
+    return f"mAP {float(best.best_model_score):.4f} on {len(held_out.landmarks)} held-out training landmarks"  # pyright: ignore[reportArgumentType]

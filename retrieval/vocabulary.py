@@ -60,6 +60,11 @@ def local_features(
     return np.concatenate(drawn)
 
 
+def fitted(embedder: Embedder) -> bool:
+    """Whether it has all that is found in training photos before training."""
+    return getattr(embedder.pooling, "fitted", True) and getattr(embedder.head, "fitted", True)
+
+
 def refuse_unfitted(embedder: Embedder) -> None:
     """Refuse to judge a pooling whose centroids are random, or a whitening: its number would mean nothing."""
     pooling = embedder.pooling

@@ -73,15 +73,21 @@ def test_every_yaml_composes_by_its_name(path: Path, tmp_path: Path, monkeypatch
     monkeypatch.setenv("WEIGHTS", "y")
     group, several = path.relative_to(CONFIGS).parts[0], ("benchmark", "logger", "callbacks", "rerank")
     asked = f"{group}=[{path.stem}]" if group in several else f"{group}={path.stem}"
-    given = {"data/folder": ["data.root=x"], "benchmark/folder": ["benchmark.folder.root=x"]}
+    given = {
+        "data/folder": ["data.root=x"],
+        "data/csv": ["data.file=x"],
+        "benchmark/folder": ["benchmark.folder.root=x"],
+    }
     words = given.get(f"{group}/{path.stem}", []) + (["backbone.name=resnet18"] if path.stem == "timm" else [])
     judged = group in ("whitening", "whitening_set", "search", "rerank") or path.parent.name == "eval"
     cfg = compose("eval" if judged else "train", [asked, *words], tmp_path)
     if group == "experiment":
         assert cfg.names.pooling == "gem"
     else:
-        chosen = cfg[group][path.stem] if group in several else cfg[group]
-        assert chosen._target_ == load_yaml(path)._target_
+        described = load_yaml(path)
+        for name in described.get("defaults", [path.stem]):  # one that only lists others stands for them
+            chosen = cfg[group][name] if group in several else cfg[group]
+            assert chosen._target_ == load_yaml(path.with_stem(name))._target_
 
 
 def test_two_benchmarks_keep_their_own_names(tmp_path: Path) -> None:

@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from retrieval.backbones import TimmBackbone
 from retrieval.config import InputError
 from retrieval.data import images
 from retrieval.data.augment import Augment
 from retrieval.data.batching import BalancedBatches, Batches, Draw, LandmarkBatches, TupleBatches, by_shape
 from retrieval.data.folder import read
 from retrieval.data.images import UnreadablePhoto
-from retrieval.data.module import FolderData, hold_out
+from retrieval.data.module import FolderData, hold_out, refuse_sizes
 
 Capture = pytest.CaptureFixture[str]
 TWO = {"_target_": "retrieval.data.batching.LandmarkBatches", "landmarks": 2, "photos": 2}
@@ -270,4 +271,4 @@ def test_the_number_of_workers_changes_no_pixel(photos: Path) -> None:
 def test_crops_that_the_backbone_cannot_take_are_refused(photos: Path) -> None:
     data = FolderData(str(photos), seed=0, sampler=TWO, resolution=100)
     with pytest.raises(InputError, match="multiples of 16, got data.resolution = 100; nearest: 96"):
-        data.check(multiple=16, fixed_size=None)
+        refuse_sizes(data.augment, data.resolutions, TimmBackbone("test_vit"))

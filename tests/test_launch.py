@@ -220,7 +220,9 @@ def test_sruns_processes_start_no_others(tmp_path: Path) -> None:
     paths = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     words = [sys.executable, str(script), "sums", str(tmp_path), "1"]
     tasks = [
-        subprocess.Popen(words, env=os.environ | paths | job | {"SLURM_PROCID": rank}, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            words, env=os.environ | paths | job | {"SLURM_PROCID": rank}, stdout=subprocess.PIPE, text=True
+        )
         for rank in "01"
     ]
     said = [task.communicate()[0] for task in tasks]

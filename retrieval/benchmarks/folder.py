@@ -1,18 +1,14 @@
 """Labelled photos of one's own: a folder `<landmark>/<image>`, or a CSV file of paths and landmarks."""
 
-from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from retrieval import metrics
-from retrieval.benchmarks import files
 from retrieval.benchmarks.ranked import NONE, Ranked
 from retrieval.config import InputError
-from retrieval.data import columns
+from retrieval.data import columns, listed
 from retrieval.data.folder import LandmarkPhotos, read
-from retrieval.data.images import Photo
 
 ANSWERS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
@@ -66,25 +62,12 @@ class Listed(Labelled):
     """
 
     def __init__(self, file: str, root: str | None = None) -> None:
+        photos = listed.read(file, root)
         split = "query" in columns.header(file)
-        table = columns.read(file, ("path", "landmark", *(("query",) if split else ())))
-        folder = Path(file).parent if root is None else Path(root)
-        photos = LandmarkPhotos([Photo(files.named(folder, name)) for name in table["path"]], table["landmark"])
-        if "" in photos.labels:
-            raise InputError(
-                f"every photo of {file} must have a landmark, {table['path'][photos.labels.index('')]} has none"
-            )
-        if len(set(photos.photos)) < len(photos.photos):
-            raise InputError(f"a photo may stand in {file} once, {_twice(table['path'])} stands there twice")
-        files.present(photos.photos)
-        asks = _answers(file, table["query"]) if split else []
+        asks = _answers(file, columns.read(file, ("query",))["query"]) if split else []
         everything = range(len(photos.photos))
         queries = [i for i in everything if asks[i]] if split else everything
         super().__init__(photos, queries, [i for i in everything if not asks[i]] if split else everything)
-
-
-def _twice(names: Sequence[str]) -> str:
-    return next(name for name, count in Counter(names).items() if count > 1)
 
 
 def _answers(file: str, texts: Sequence[str]) -> list[bool]:

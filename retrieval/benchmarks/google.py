@@ -13,20 +13,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from retrieval import metrics
-from retrieval.benchmarks import files
 from retrieval.benchmarks.ranked import NONE, Ranked
 from retrieval.config import InputError
-from retrieval.data import columns
+from retrieval.data import columns, files
 from retrieval.data.download import prepare
-from retrieval.data.images import Photo
+from retrieval.data.google import WHERE, photos, training
 from retrieval.metrics import Array, Indices
 
 USAGES = ("Public", "Private")
-WHERE = (
-    "The tables and photos come from https://s3.amazonaws.com/google-landmark, see "
-    "https://github.com/cvdfoundation/google-landmark: tables go into {folder}, the photos of each part into "
-    "{folder}/index, test and train, unpacked. The option download=true fetches them ({size})"
-)
 
 
 class Retrieval(Ranked):
@@ -165,22 +159,3 @@ def solution(file: Path, listed: str) -> dict[str, tuple[str, list[str]]]:
     rows = sorted(zip(table["id"], table["Usage"], table[listed], strict=True))
     split = {name: (usage, list(dict.fromkeys(words.split()))) for name, usage, words in rows if usage != "Ignored"}
     return {name: (usage, [] if words == ["None"] else words) for name, (usage, words) in split.items()}
-
-
-def training(file: Path) -> tuple[list[str], list[str]]:
-    """Photos and their landmarks, from `id,landmark_id` (train.csv) or `landmark_id,images` (train_clean.csv)."""
-    if "images" in columns.header(file):
-        table = columns.read(file, ("landmark_id", "images"))
-        lists = list(zip(table["landmark_id"], map(str.split, table["images"]), strict=True))
-        names, labels = [name for _, held in lists for name in held], [label for label, held in lists for _ in held]
-    else:
-        table = columns.read(file, ("id", "landmark_id"))
-        names, labels = table["id"], table["landmark_id"]
-    if len(set(names)) < len(names):
-        raise InputError(f"a photo may stand in {file} once, {len(names) - len(set(names))} stand there again")
-    return names, labels
-
-
-def photos(folder: Path, names: Iterable[str]) -> list[Photo]:
-    """Photos by id: `abcdef` is a/b/c/abcdef.jpg below the folder, not turned by EXIF."""
-    return [Photo(files.named(folder, "/".join((*name[:3], name))), upright=False) for name in names]

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from retrieval import metrics
-from retrieval.benchmarks import files
 from retrieval.benchmarks.ranked import Ranked
 from retrieval.config import InputError, flag
+from retrieval.data import files
 from retrieval.data.download import prepare
 from retrieval.data.images import Photo
 

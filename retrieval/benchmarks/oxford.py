@@ -14,9 +14,9 @@ import numpy as np
 from tqdm import tqdm
 
 from retrieval import metrics
-from retrieval.benchmarks import files
 from retrieval.benchmarks.ranked import Ranked
 from retrieval.config import InputError, flag
+from retrieval.data import files
 from retrieval.data.download import prepare
 from retrieval.data.images import Photo
 from retrieval.metrics import Indices

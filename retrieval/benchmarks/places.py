@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from retrieval import metrics
-from retrieval.benchmarks import files
 from retrieval.benchmarks.ranked import NONE, Ranked
 from retrieval.config import InputError
-from retrieval.data import columns
+from retrieval.data import columns, files
 from retrieval.data.images import Photo
 from retrieval.metrics import Indices
 

@@ -15,10 +15,9 @@ from typing import Any
 from tqdm import tqdm
 
 from retrieval import metrics
-from retrieval.benchmarks import files
 from retrieval.benchmarks.ranked import Ranked
 from retrieval.config import InputError, flag, near
-from retrieval.data import landmarks, truth
+from retrieval.data import files, landmarks, truth
 from retrieval.data.download import prepare
 from retrieval.data.images import Photo
 

@@ -1,7 +1,10 @@
-"""What is logged, averaged, judged and kept while training, and how it is stopped."""
+"""What is logged, averaged, judged and guarded while training, and how it is stopped."""
 
 from retrieval.callbacks.averaging import AveragedWeights as AveragedWeights
 from retrieval.callbacks.exponent import PoolingExponent as PoolingExponent
+from retrieval.callbacks.guard import Guard as Guard
+from retrieval.callbacks.judging import Evaluate as Evaluate
 from retrieval.callbacks.judging import HeldOut as HeldOut
 from retrieval.callbacks.loggers import WandbLogger as WandbLogger
 from retrieval.callbacks.preemption import Preemption as Preemption
+from retrieval.callbacks.waiting import Waiting as Waiting

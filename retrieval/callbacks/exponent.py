@@ -7,6 +7,8 @@ import torch
 from lightning.pytorch import loggers
 from torch import Tensor
 
+from retrieval.callbacks.loggers import due
+
 
 class PoolingExponent(pl.Callback):
     """Logs GeM's p: `p`, or per channel `p/mean`, `p/min`, `p/max` and its deciles, and to W&B its histogram."""
@@ -19,12 +21,11 @@ class PoolingExponent(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         p = pl_module.embedder.p
-        if p is None:
+        if p is None or not due(trainer):
             return
         for name, value in summary(p).items():
             pl_module.log(name, value, prog_bar=name in ("p", "p/mean"), batch_size=1)
-        every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
-        if p.numel() > 1 and trainer.global_step % every == 0:
+        if p.numel() > 1:
             histogram(trainer, p)
 
 

@@ -1,5 +1,6 @@
-"""Where curves are written."""
+"""Where curves are written, and when."""
 
+import lightning.pytorch as pl
 from lightning.pytorch import loggers
 
 from retrieval.config import InputError
@@ -17,3 +18,9 @@ class WandbLogger(loggers.WandbLogger):
         """Ends the W&B run: the next job of a sweep, in the same process, would go on with it."""
         super().finalize(status)
         self.experiment.finish(exit_code=int(status != "success"))
+
+
+def due(trainer: pl.Trainer) -> bool:
+    """Whether Lightning writes to its loggers after this step, so that what is logged now is seen."""
+    every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+    return bool(every) and trainer.global_step % every == 0

@@ -66,10 +66,25 @@ def _untar(archive: Path, scratch: Path) -> None:
         tarfile.open(fileobj=cast(IO[bytes], counted), mode="r:*") as tar,
     ):
         tar.extractall(scratch, filter=_plain)
-        tar.fileobj.seek(tar.offset)  # pyright: ignore[reportOptionalMemberAccess]
-        # Where the next header should be and is none, tarfile takes the archive for ended.
-        if tar.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:  # pyright: ignore
-            raise tarfile.ReadError(f"it breaks off or is damaged after {tar.offset} bytes")
+        _refuse_cut_off(tar)
+
+
+def names(archive: Path) -> list[str]:
+    """The files that a tar without compression holds, from its headers alone; BrokenArchive where it is cut off."""
+    try:
+        with tarfile.open(archive, "r:") as tar:
+            held = [member.name for member in tar if member.isreg()]
+            _refuse_cut_off(tar)
+    except (*UNREADABLE, OSError) as error:
+        raise BrokenArchive(f"{archive} is no whole tar archive: {error}") from error
+    return held
+
+
+def _refuse_cut_off(tar: tarfile.TarFile) -> None:
+    """Where the next header should be and is none, tarfile takes the archive for ended."""
+    tar.fileobj.seek(tar.offset)  # pyright: ignore[reportOptionalMemberAccess]
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:  # pyright: ignore
+        raise tarfile.ReadError(f"it breaks off or is damaged after {tar.offset} bytes")
 
 
 def _plain(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:

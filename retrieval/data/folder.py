@@ -1,6 +1,7 @@
 """A folder of photos, `<landmark>/<image>`."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +23,10 @@ class LandmarkPhotos:
     def landmarks(self) -> list[str]:
         return sorted(set(self.labels))
 
-    def of(self, landmarks: Sequence[str]) -> "LandmarkPhotos":
+    def of(self, landmarks: Iterable[str]) -> "LandmarkPhotos":
         """The photos of these landmarks alone."""
-        pairs = [(p, label) for p, label in zip(self.photos, self.labels, strict=True) if label in set(landmarks)]
+        wanted = set(landmarks)
+        pairs = [(p, label) for p, label in zip(self.photos, self.labels, strict=True) if label in wanted]
         return LandmarkPhotos([p for p, _ in pairs], [label for _, label in pairs])
 
 
@@ -40,11 +42,18 @@ def read(root: str | Path, on_unreadable: str = "refuse") -> LandmarkPhotos:
     others = sum(1 for d in (root, *folders) for p in d.iterdir() if not p.name.startswith(".")) - len(folders)
     if others := others - sum(map(len, photos.values())):
         tqdm.write(f"{root}: {others} files or folders are left out, being no <landmark>/<image> of a known kind")
-    everything = [photo for group in photos.values() for photo in group]
-    skipped = set(unreadable(everything, on_unreadable))
-    kept = {name: [p for p in group if p.path not in skipped] for name, group in photos.items()}
-    few = [f"{root / name} ({len(group)})" for name, group in kept.items() if len(group) < 2]
-    if few:
-        raise InputError(f"every landmark needs at least two readable photos; too few in {', '.join(few[:5])}")
-    labels = [name for name, group in kept.items() for _ in group]
-    return LandmarkPhotos([p for group in kept.values() for p in group], labels, len(skipped))
+    labels = [name for name, group in photos.items() for _ in group]
+    everything = LandmarkPhotos([photo for group in photos.values() for photo in group], labels)
+    return readable(everything, on_unreadable, photos, str(root))
+
+
+def readable(photos: LandmarkPhotos, on_unreadable: str, landmarks: Iterable[str], source: str) -> LandmarkPhotos:
+    """Those that can be decoded; each of `landmarks` must have two or more. source: where they are listed."""
+    skipped = set(unreadable(photos.photos, on_unreadable))
+    kept = [(p, label) for p, label in zip(photos.photos, photos.labels, strict=True) if p.path not in skipped]
+    counts = Counter(label for _, label in kept)
+    if few := [f"{name} ({counts[name]})" for name in landmarks if counts[name] < 2]:
+        raise InputError(
+            f"every landmark of {source} needs at least two readable photos; too few in {', '.join(few[:5])}"
+        )
+    return LandmarkPhotos([p for p, _ in kept], [label for _, label in kept], len(skipped))

@@ -10,10 +10,11 @@ import numpy as np
 from retrieval.config import InputError, build, near
 from retrieval.data import images, landmarks
 from retrieval.data.augment import Augment
-from retrieval.data.batching import Batches, Indices
+from retrieval.data.batching import Batches, Indices, partners
 from retrieval.data.folder import LandmarkPhotos, read
 from retrieval.data.loading import Loader, TrainingPhotos
 
+WHITENED = 10_000  # pairs that a whitening layer is fitted to at the most: 20,000 photos are described
 SPLIT_SEED = 0  # the same landmarks are held out whatever the run's seed, so that runs can be compared
 
 
@@ -47,6 +48,8 @@ class LandmarkData(pl.LightningDataModule):
         multiple: int = 1,
     ) -> None:
         super().__init__()
+        if sampler.get("_target_") is None:
+            raise InputError("sampler=none is for data=gldv2_stream; accepted: sampler=landmarks, balanced or tuples")
         self.augment = Augment(aspect, bucket, crop, flip, jitter, multiple)
         self.resolutions = sides(resolutions if resolutions is not None else [resolution])
         self.resolution, self.workers = max(self.resolutions), int(workers)
@@ -77,17 +80,12 @@ class LandmarkData(pl.LightningDataModule):
         skipped = f", {photos.skipped} photos skipped" if photos.skipped else ""
         self.summary = f"{len(self.train.photos)} photos of {len(self.train.landmarks)} landmarks{out}{skipped}"
 
-    def check(self, multiple: int, fixed_size: tuple[int, int] | None) -> None:
-        """Refuse sizes that the backbone cannot take."""
-        if self.augment.aspect == "native":
-            if fixed_size:
-                raise InputError(f"the backbone takes {fixed_size[0]} x {fixed_size[1]} only: give data.aspect=square")
-            return
-        for resolution in self.resolutions:
-            wanted = fixed_size[0] if fixed_size else images.nearest(resolution, multiple)
-            if resolution != wanted:
-                rule = f"{wanted} x {wanted} only" if fixed_size else f"sides that are multiples of {multiple}"
-                raise InputError(f"the backbone takes {rule}, got data.resolution = {resolution}; nearest: {wanted}")
+    def whitening_pairs(self) -> tuple[Indices, Indices]:
+        """Pairs of photos to fit a whitening layer to: those of the set, or each photo with another of its landmark."""
+        rng = np.random.default_rng(SPLIT_SEED)
+        queries, positives = self.pairs or partners(np.asarray(self.labels), rng)
+        some = np.sort(rng.permutation(len(queries))[:WHITENED])
+        return queries[some], positives[some]
 
     def train_dataloader(self) -> Loader:
         dataset = TrainingPhotos(self.train, self.labels, self.augment)
@@ -119,6 +117,20 @@ def sides(resolutions: Sequence[int]) -> list[int]:
     return list(resolutions)
 
 
+def refuse_sizes(augment: Augment, resolutions: Sequence[int], backbone: Any) -> None:
+    """Refuse sizes that the backbone cannot take: the `multiple` of its sides, or its `fixed_size`."""
+    multiple, fixed = backbone.multiple, backbone.fixed_size
+    if augment.aspect == "native":
+        if fixed:
+            raise InputError(f"the backbone takes {fixed[0]} x {fixed[1]} only: give data.aspect=square")
+        return
+    for resolution in resolutions:
+        wanted = fixed[0] if fixed else images.nearest(resolution, multiple)
+        if resolution != wanted:
+            rule = f"{wanted} x {wanted} only" if fixed else f"sides that are multiples of {multiple}"
+            raise InputError(f"the backbone takes {rule}, got data.resolution = {resolution}; nearest: {wanted}")
+
+
 def among(pairs: tuple[Indices, Indices], kept: Indices, count: int) -> tuple[Indices, Indices]:
     """The pairs of which both photos are kept, of `count`, renumbered."""
     place = np.full(count, -1, dtype=np.int64)
@@ -143,7 +155,9 @@ def hold_out(
         raise InputError("data.groups must name each landmark once")
     units = [list(group) for group in groups] + [[name] for name in names if name not in set(grouped)]
     reached: dict[int, list[str]] = {0: []}
-    for i in np.random.default_rng(SPLIT_SEED).permutation(len(units)) if count else ():
+    for i in np.random.default_rng(SPLIT_SEED).permutation(len(units)):
+        if count in reached:
+            break
         for size, chosen in list(reached.items()):
             if size + len(units[i]) <= count:
                 reached.setdefault(size + len(units[i]), chosen + units[i])

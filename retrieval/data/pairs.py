@@ -5,15 +5,13 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from retrieval.config import InputError
-from retrieval.data import truth
+from retrieval.data import files, sfm, truth
+from retrieval.data.batching import Indices
 from retrieval.data.folder import read
 from retrieval.data.images import Photo
 from retrieval.subjects import digest
-
-Indices = NDArray[np.int64]
 
 
 class Pairs(Protocol):
@@ -68,13 +66,7 @@ class SfM120kWhitening:
         stored = truth.read(file)
         if missing := [key for key in ("cids", "qidxs", "pidxs") if key not in stored]:
             raise InputError(f"{file} must hold cids, qidxs and pidxs, it lacks {', '.join(missing)}")
-        self.photos = [Photo(str(image_of(Path(root) / "ims", str(cid))), upright=False) for cid in stored["cids"]]
-        if absent := [photo.path for photo in self.photos if not Path(photo.path).is_file()]:
-            raise InputError(f"{len(absent)} of {len(self.photos)} photos of {file.name} are absent, first {absent[0]}")
-        self.queries, self.positives = (np.asarray(stored[key], dtype=np.int64) for key in ("qidxs", "pidxs"))
+        self.photos = sfm.located(Path(root) / "ims", stored["cids"], str(file))
+        files.present(self.photos, sfm.WHERE.format(folder=root, truth=file.name))
+        self.queries, self.positives = sfm.paired(stored, len(self.photos), str(file))
         self.name = f"retrieval-SfM-120k ({told(self)})"
-
-
-def image_of(images: Path, cid: str) -> Path:
-    """Where a photo lies: below the last two characters of its name, the two before, and the two before these."""
-    return images / cid[-2:] / cid[-4:-2] / cid[-6:-4] / cid

@@ -93,10 +93,12 @@ class GeM(nn.Module):
         return NEGATIVE[self.negative](x, p, self.eps, mask)
 
     @torch.no_grad()
-    def project(self) -> None:
-        """Put p back on its bound; training calls this after each step of the optimizer."""
-        if self.p_min is not None:
-            self.p.clamp_(min=self.p_min)
+    def project(self) -> Tensor:
+        """Put p back on its bound, after a step of the optimizer; returns how many values were below it, ()."""
+        least = -math.inf if self.p_min is None else self.p_min
+        held = (self.p < least).sum()
+        self.p.clamp_(min=least)
+        return held
 
 
 def warn_of_clamping(x: Tensor, mask: Tensor | None) -> None:
