@@ -15,7 +15,14 @@ SHRINK = whitening=pca_shrinkage whitening.dim=256
 EXPAND = 'rerank=[alpha_qe]' rerank.alpha_qe.k=10
 RERANK = 'rerank=[database_augmentation],[k_reciprocal],[diffusion],[superglobal]'
 
-.PHONY: help setup demo test check photos poolings settings figures clean
+FACTORS ?= runs/factors
+LEARN = PHOTOS=$(PHOTOS) WEIGHTS=$(WEIGHTS) $(BIN)/python train.py -m experiment=photos pooling=gem seed=0,1,2 \
+	extract.batch_size=4 resume=auto hydra.sweep.dir=$(FACTORS)
+MINED = loss=tuple_contrastive sampler=tuples sampler.queries=125 sampler.pool=884
+MIXED = 'data.resolutions=[224,320,448]'
+WHITE = head=whitening head.start=pca head.out_dim=256
+
+.PHONY: help setup demo test check photos factors poolings settings figures clean
 
 help:            ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -51,6 +58,14 @@ photos: setup    ## the measured sweep: PHOTOS=DIR with train/ and test/, WEIGHT
 	PHOTOS=$(PHOTOS) WEIGHTS=$(WEIGHTS) $(BIN)/python train.py -m experiment=photos \
 		pooling=gap,max,gem,strided_conv seed=0,1,2 hydra.sweep.dir=$(SWEEP)
 	$(BIN)/python -m retrieval.report $(SWEEP)
+
+factors: setup   ## what loss, mining, mixed resolution and a whitening layer add: PHOTOS=DIR with train/, test/, WEIGHTS=FILE
+	$(LEARN)/base
+	$(LEARN)/loss loss=smooth_ap
+	$(LEARN)/mining $(MINED)
+	$(LEARN)/mixed $(MIXED)
+	$(LEARN)/whitening $(WHITE)
+	$(BIN)/python -m retrieval.report $(FACTORS)
 
 poolings: setup  ## every pooling without weights, off the shelf, in one pass: PHOTOS=DIR with test/, WEIGHTS=FILE
 	$(BIN)/python eval.py backbone=mobilenetv2_tf backbone.weights=$(WEIGHTS) output_dir=$(SHELF) \

@@ -195,6 +195,12 @@ class TimmBackbone(nn.Module):
         self.train(training)
         return {name for name, gradient in zip(named, gradients, strict=True) if gradient is not None}
 
+    def freeze_unused(self) -> None:
+        """Leave what follows the features out of training: DDP waits for a gradient of all that it trains."""
+        used = self.used()
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name in used)
+
     @torch.no_grad()
     def map_size(self, height: int, width: int) -> Size:
         """Rows and columns of the map that images of this size give, measured."""

@@ -50,6 +50,7 @@ class Retrieval(pl.LightningModule):
         self.embedder, self.objective, self.cfg = embedder, objective, cfg
         self.paths: list[str] = []
         embedder.backbone.frozen_statistics = bool(cfg["freeze_batchnorm"])
+        embedder.backbone.freeze_unused()
         self.train()
 
     def training_step(self, batch: TrainingBatch, index: int) -> Tensor:
