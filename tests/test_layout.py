@@ -17,12 +17,12 @@ LAYERS = [
     {"extraction", "together", "benchmarks", "search", "rerank", "scales", "store", "vocabulary", "whitening"},
     {"embedder", "data", "losses", "subjects"}
     | {"report", "pictures", "charts", "page", "notes", "differences", "uncertainty", "tables", "runs", "lines"},
-    {"backbones", "poolings", "heads"},
+    {"backbones", "timm_models", "poolings", "heads"},
     {"features", "config", "metrics", "statistics", "descriptors", "processes"},
 ]
 ROOMS = {
     "hydra": {"config"},
-    "timm": {"backbones"},
+    "timm": {"backbones", "timm_models"},
     "pytorch_metric_learning": {"losses"},
     "lightning": {"training", "callbacks", "data/module", "data/stream"},
     "faiss": {"search/approximate", "search/files"},
