@@ -15,7 +15,15 @@ SHRINK = whitening=pca_shrinkage whitening.dim=256
 EXPAND = 'rerank=[alpha_qe]' rerank.alpha_qe.k=10
 RERANK = 'rerank=[database_augmentation],[k_reciprocal],[diffusion],[superglobal]'
 
-.PHONY: help setup demo test check photos poolings settings figures clean
+FACTORS ?= runs/factors
+LEARN = PHOTOS=$(PHOTOS) WEIGHTS=$(WEIGHTS) $(BIN)/python train.py -m experiment=photos pooling=gem seed=0,1,2 \
+	extract.batch_size=4 resume=auto hydra.sweep.dir=$(FACTORS)
+MINED = loss=tuple_contrastive sampler=tuples sampler.queries=125 sampler.pool=884
+MIXED = 'data.resolutions=[224,320,448]'
+BASE = 'gem (loss=arcface, sampler=landmarks)'
+WHITE = head=whitening head.start=pca head.out_dim=256
+
+.PHONY: help setup demo test check photos factors poolings settings figures clean
 
 help:            ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -52,6 +60,14 @@ photos: setup    ## the measured sweep: PHOTOS=DIR with train/ and test/, WEIGHT
 		pooling=gap,max,gem,strided_conv seed=0,1,2 hydra.sweep.dir=$(SWEEP)
 	$(BIN)/python -m retrieval.report $(SWEEP)
 
+factors: setup   ## what loss, mining, mixed resolution and a whitening layer add: PHOTOS=DIR with train/, test/, WEIGHTS=FILE
+	$(LEARN)/base loss=arcface
+	$(LEARN)/loss loss=smooth_ap
+	$(LEARN)/mining $(MINED)
+	$(LEARN)/mixed loss=arcface $(MIXED)
+	$(LEARN)/whitening loss=arcface $(WHITE)
+	$(BIN)/python -m retrieval.report $(FACTORS) --against $(BASE)
+
 poolings: setup  ## every pooling without weights, off the shelf, in one pass: PHOTOS=DIR with test/, WEIGHTS=FILE
 	$(BIN)/python eval.py backbone=mobilenetv2_tf backbone.weights=$(WEIGHTS) output_dir=$(SHELF) \
 		benchmark=folder benchmark.folder.root=$(PHOTOS)/test 'evaluate.poolings=[$(POOLINGS)]'
@@ -68,11 +84,13 @@ settings: setup  ## scales, whitening and re-ranking on one network: PHOTOS=DIR 
 	$(JUDGE)/shrink_rerank $(SHRINK) $(RERANK)
 	$(BIN)/python -m retrieval.report $(SETTINGS) --against 'gem, 1 scale'
 
-figures: setup   ## tables and pictures of README.md from DEMO=, SWEEP=, SHELF= and SETTINGS=DIR
+figures: setup   ## tables and pictures of README.md from DEMO=, SWEEP=, FACTORS=, SHELF= and SETTINGS=DIR
 	$(BIN)/python -m retrieval.report $(DEMO) --insert README.md --marker demo --charts docs/demo
 	$(BIN)/python -m retrieval.report $(SWEEP) --insert README.md --marker photos --charts $(SWEEP)/charts
 	$(BIN)/python -m retrieval.report $(SHELF) --insert README.md --marker poolings --charts $(SHELF)/charts
 	$(BIN)/python -m retrieval.report $(SETTINGS) --against 'gem, 1 scale' --insert README.md --marker settings \
+		--only 'intervals' 'minus'
+	$(BIN)/python -m retrieval.report $(FACTORS) --against $(BASE) --insert README.md --marker factors \
 		--only 'intervals' 'minus'
 	mkdir -p docs/photos && cp $(SWEEP)/charts/p.svg $(SWEEP)/charts/resolution.svg docs/photos
 	$(BIN)/python -c "from pathlib import Path; from retrieval.data.landmarks import contact_sheet as sheet; \

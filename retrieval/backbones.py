@@ -3,28 +3,24 @@
 import inspect
 import math
 import os
-import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
-from pathlib import Path
 from typing import Any, Self
 
 import timm
 import timm.models
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
 from retrieval.config import InputError, near
 from retrieval.features import Features
+from retrieval.timm_models import Size, create, input_size, load_weights, read_weights
 
 # Read by oneDNN at the first convolution. It keeps 1,024 kernels, one for each layer and shape, and makes them anew
 # where photos have more shapes: measured, 1.25 times the CPU seconds in bfloat16 (48 photos of MobileNetV2, 3 scales).
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
-
-Size = tuple[int, int]  # height, width, as in timm
 
 MULTIPLES = (1, 2, 4, 8, 14, 16, 32, 48, 64)  # coarser ones (MaxViT's 224) would distort photos: one fixed size
 STRIDES = (1, 2, 4, 8, 16, 32, 64)  # of the maps in a CNN
@@ -195,6 +191,12 @@ class TimmBackbone(nn.Module):
         self.train(training)
         return {name for name, gradient in zip(named, gradients, strict=True) if gradient is not None}
 
+    def freeze_unused(self) -> None:
+        """Leave what follows the features out of training: DDP waits for a gradient of all that it trains."""
+        used = self.used()
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name in used)
+
     @torch.no_grad()
     def map_size(self, height: int, width: int) -> Size:
         """Rows and columns of the map that images of this size give, measured."""
@@ -273,76 +275,3 @@ def stride_of(out: Any, skipped: int, height: int, width: int) -> int | None:
     if not rows or count % rows or rows * width != count // rows * height:
         raise ValueError(f"{count} of its {out.shape[1]} tokens are patches: no grid of the image's aspect")
     return height // rows
-
-
-def create(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
-    """The timm model; a ViT is asked to take any resolution."""
-    attempts = [{"dynamic_img_size": True, **kwargs}, kwargs]
-    for attempt in attempts:
-        try:
-            return to_last_relu(timm.create_model(name, pretrained=pretrained, num_classes=0, **attempt))
-        except TypeError as error:
-            problem = error
-        except (OSError, RuntimeError, ValueError, AssertionError) as error:
-            hint = "; a file of its weights can be given as backbone.weights=FILE" if pretrained else ""
-            raise InputError(
-                f"timm cannot make '{name}' of {attempt}, pretrained = {pretrained}: {error}{hint}"
-            ) from error
-    raise InputError(f"timm's '{name}' refuses backbone.kwargs = {kwargs}: {problem}")
-
-
-def to_last_relu(model: Any) -> Any:
-    """A VGG without its last max-pooling, and without the 120 million weights that follow: retrieval pools what its
-    last ReLU gives (Radenovic et al., TPAMI 2019). Other networks as they are.
-    """
-    if isinstance(model, timm.models.VGG):
-        model.prune_intermediate_layers([4])
-    return model
-
-
-def input_size(model: Any, kwargs: Mapping[str, Any]) -> Size:
-    """Height and width that a model was made for."""
-    size = kwargs.get("img_size") or model.pretrained_cfg["input_size"][1:]
-    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
-
-
-def read_weights(path: str) -> dict[str, Tensor]:
-    """The tensors of a .safetensors or .pth file; nothing in it is executed."""
-    if not Path(path).is_file():
-        raise InputError(f"backbone.weights: no file at {path}")
-    try:
-        state = timm.models.load_state_dict(path, weights_only=True)
-    except (
-        SafetensorError,
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        LookupError,
-        AttributeError,
-        OSError,
-    ) as error:
-        raise InputError(f"backbone.weights: {path} is no .safetensors or .pth of plain tensors: {error}") from error
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"backbone.weights: {path} does not hold a mapping of names to tensors")
-    return state
-
-
-def load_weights(model: Any, state: dict[str, Tensor], path: str) -> None:
-    """Copy the tensors into the model; all but the classifier must fit."""
-    own = model.state_dict()
-    classifier = model.pretrained_cfg.get("classifier") or ()
-    heads = ((classifier,) if isinstance(classifier, str) else tuple(classifier)) + ("head", "pre_logits")
-    missing = sorted(own.keys() - state.keys())
-    foreign = sorted(key for key in state.keys() - own.keys() if not key.startswith(tuple(f"{h}." for h in heads)))
-    shapes = [
-        f"{key} is {tuple(state[key].shape)}, not {tuple(own[key].shape)}"
-        for key in own.keys() & state.keys()
-        if state[key].shape != own[key].shape
-    ]
-    for what, keys in (("lacks", missing), ("has unknown", foreign), ("has other shapes:", sorted(shapes))):
-        if keys:
-            raise InputError(
-                f"backbone.weights: {path} is not of timm's '{model.pretrained_cfg['architecture']}': "
-                f"it {what} {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
-            )
-    model.load_state_dict({key: state[key] for key in own})

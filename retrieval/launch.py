@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import distributed as dist
+from torch.distributed.distributed_c10d import TCPStore
 from torch.multiprocessing.spawn import ProcessException, ProcessExitedException, start_processes
 
 from retrieval import processes
@@ -110,7 +111,7 @@ def join(gpus: bool) -> None:
 
 def _meet_by_slurm() -> None:
     """Say where the first process is, from the names of the job's machines."""
-    from lightning.fabric.plugins.environments import SLURMEnvironment
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
     try:
         slurm = SLURMEnvironment(auto_requeue=False)
@@ -131,7 +132,7 @@ def _started(task: Task[T], cfg: DictConfig, devices: int | list[int]) -> T:
     if isinstance(devices, list):
         gpus = {"CUDA_VISIBLE_DEVICES": visible(devices)}
         devices = plain["trainer"]["devices"] = len(devices)
-    meeting = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # at a port that the system chose
+    meeting = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # at a port that the system chose
     environment = _like_torchrun(devices, meeting.port) | gpus
     with tempfile.TemporaryDirectory() as folder:
         arguments = environment, pickle.dumps((task, plain)), Path(folder)
@@ -172,6 +173,7 @@ def _waited_for(arguments: tuple[dict[str, str], bytes, Path], size: int) -> Non
     with handled(forward, (*SIGNALS, signal.SIGINT)):
         try:
             context = start_processes(_one, arguments, size, join=False, start_method="spawn")
+            assert context is not None
             while not context.join(grace_period=GRACE):
                 pass
         except ProcessException as error:
@@ -192,8 +194,7 @@ def _one(local_rank: int, environment: Mapping[str, str], packed: bytes, folder:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(max(1, torch.get_num_threads() // processes.local_size()))
     task, plain = pickle.loads(packed)  # now, as what it imports reads the environment
-    cfg = OmegaConf.create(plain)
-    OmegaConf.set_struct(cfg, True)
+    cfg = DictConfig(plain, flags={"struct": True})
     try:
         result = working(task, cfg)
     except InputError as error:

@@ -31,7 +31,7 @@ def shard(embedder: Embedder, objective: nn.Module, mesh: DeviceMesh) -> None:
     embedder.to(memory_format=torch.contiguous_format)  # shares are cut from no other
     for part in (*blocks(embedder), embedder, *([objective] if list(objective.parameters()) else [])):
         fully_shard(part, mesh=mesh)
-    vars(embedder)["plain"] = plain  # no part of it, for all that look through its parts
+    embedder.__dict__["plain"] = plain  # no part of it, for all that look through its parts
 
 
 def blocks(module: nn.Module) -> Iterator[nn.Module]:
@@ -49,7 +49,7 @@ def whole(embedder: Embedder) -> Embedder:
     """The embedder, or a copy with all weights of one that lies in shares; called by every process at once."""
     if not isinstance(embedder, FSDPModule):
         return embedder
-    plain: Embedder = vars(embedder)["plain"]
+    plain: Embedder = embedder.__dict__["plain"]
     plain.load_state_dict(get_model_state_dict(embedder, options=StateDictOptions(full_state_dict=True)))
     return plain.to(next(embedder.parameters()).device).train(embedder.training)
 

@@ -36,7 +36,18 @@ HERE = Path(__file__).parent
 CODE = hashlib.sha256(
     b"".join(
         file.read_bytes()
-        for part in ("backbones", "poolings", "features", "heads", "embedder", "extraction", "scales", "data", "store")
+        for part in (
+            "backbones",
+            "timm_models",
+            "poolings",
+            "features",
+            "heads",
+            "embedder",
+            "extraction",
+            "scales",
+            "data",
+            "store",
+        )
         for file in sorted(HERE.glob(f"{part}*/*.py")) + sorted(HERE.glob(f"{part}.py"))
     )
 ).hexdigest()

@@ -50,6 +50,7 @@ class Retrieval(pl.LightningModule):
         self.embedder, self.objective, self.cfg = embedder, objective, cfg
         self.paths: list[str] = []
         embedder.backbone.frozen_statistics = bool(cfg["freeze_batchnorm"])
+        embedder.backbone.freeze_unused()
         self.train()
 
     def training_step(self, batch: TrainingBatch, index: int) -> Tensor:
@@ -206,7 +207,7 @@ def refuse(cfg: DictConfig) -> None:
             raise InputError(f"{key} must be a whole number, at least {least}, got {cfg[key]!r}")
     for key in ("checkpointing", "compile", "freeze_batchnorm", "evaluate_untrained"):
         flag(key, cfg[key])
-    if cfg.trainer.get("strategy") == "fully_sharded" and "ema" in cfg.callbacks:
+    if cfg.trainer.get("strategy") == "fully_sharded" and "ema" in (cfg.get("callbacks") or ()):
         raise InputError("callbacks=ema averages whole weights, and trainer=fsdp leaves a process a share: give one")
     stand_in = build(cfg.optimizer, params=[nn.Parameter(torch.zeros(1))])
     build(cfg.schedule, optimizer=stand_in, total_steps=10, steps_per_epoch=5)

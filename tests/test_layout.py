@@ -28,12 +28,12 @@ LAYERS = [
     },
     {"embedder", "data", "losses", "subjects"}
     | {"report", "pictures", "charts", "page", "notes", "differences", "uncertainty", "tables", "runs", "lines"},
-    {"backbones", "poolings", "heads"},
+    {"backbones", "timm_models", "poolings", "heads"},
     {"features", "config", "metrics", "statistics", "descriptors", "processes", "launch", "stopping"},
 ]
 ROOMS = {
     "hydra": {"config"},
-    "timm": {"backbones"},
+    "timm": {"backbones", "timm_models"},
     "pytorch_metric_learning": {"losses"},
     "lightning": {"training", "callbacks", "data/module", "data/stream", "launch", "sharding"},
     "faiss": {"search/approximate", "search/files"},

@@ -262,6 +262,12 @@ def test_p_stays_for_as_many_epochs_as_asked(photos: Path, tmp_path: Path) -> No
     assert set(p[:half]) == {3.0} and len(set(p[half:])) > 1
 
 
+def test_weights_behind_the_features_are_not_trained(photos: Path, tmp_path: Path) -> None:
+    network = module(photos, tmp_path, "backbone.name=test_convnext")
+    frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    assert frozen == {"embedder.backbone.model.head.norm.weight", "embedder.backbone.model.head.norm.bias"}
+
+
 @pytest.mark.parametrize("word", ["pieces=1", "checkpointing=true"])
 def test_what_saves_memory_trains_the_same_weights(photos: Path, tmp_path: Path, word: str) -> None:
     states = []
