@@ -17,18 +17,17 @@ from typing import Any, TypeVar
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import distributed as dist
-from torch.distributed.distributed_c10d import TCPStore
 from torch.multiprocessing.spawn import ProcessException, ProcessExitedException, start_processes
 
 from retrieval import processes
 from retrieval.config import InputError, explain
-from retrieval.stopping import SIGNALS, Stopped, handled, requeue, stoppable
+from retrieval.stopping import SIGNALS, Stopped, handled, requeue, slurm_job, stoppable
 
 T = TypeVar("T")
 Task = Callable[[DictConfig], T]
 
 GRACE = 30.0  # seconds in which the others may end by themselves once a process has failed
-PATIENCE = timedelta(days=1)  # one process judges for hours while others wait for it; a dead one is noticed at once
+PATIENCE = timedelta(days=1)  # one process judges for hours while others wait for it
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "fully_sharded")
 REFUSED = "refused"  # file of a process's InputError
 
@@ -46,8 +45,10 @@ def launched(task: Task[T], cfg: DictConfig) -> T:
             return working(task, cfg)
         return _started(task, cfg, devices)
     except Stopped:
-        if processes.first() and cfg.get("resume") == "auto":
-            requeue()
+        if cfg.get("resume") == "auto" and slurm_job() is not None:
+            if processes.first():
+                requeue()
+            processes.wait()  # srun may end all when one ends
         raise
 
 
@@ -132,7 +133,8 @@ def _started(task: Task[T], cfg: DictConfig, devices: int | list[int]) -> T:
     if isinstance(devices, list):
         gpus = {"CUDA_VISIBLE_DEVICES": visible(devices)}
         devices = plain["trainer"]["devices"] = len(devices)
-    meeting = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # at a port that the system chose
+    # at a port that the system chooses
+    meeting = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # pyright: ignore[reportPrivateImportUsage]
     environment = _like_torchrun(devices, meeting.port) | gpus
     with tempfile.TemporaryDirectory() as folder:
         arguments = environment, pickle.dumps((task, plain)), Path(folder)
@@ -167,8 +169,9 @@ def _waited_for(arguments: tuple[dict[str, str], bytes, Path], size: int) -> Non
     def forward(number: int, frame: Any) -> None:
         told.append(number)
         for child in multiprocessing.active_children():
+            assert child.pid is not None
             with suppress(ProcessLookupError):
-                os.kill(child.pid or 0, number)
+                os.kill(child.pid, number)
 
     with handled(forward, (*SIGNALS, signal.SIGINT)):
         try:
