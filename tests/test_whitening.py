@@ -21,7 +21,7 @@ from retrieval.descriptors import Descriptors
 from retrieval.embedder import Embedder
 from retrieval.extraction import Extract
 from retrieval.heads import Whitening
-from retrieval.whitening import PCA, Learned, Published, fit_learned, fit_pca
+from retrieval.whitening import PCA, Learned, Published, fit, fit_learned, fit_pca
 
 D = 6
 LEFT, RIGHT = np.arange(0, 40), np.arange(40, 80)
@@ -112,7 +112,7 @@ def test_blocks_and_shards_give_what_one_array_gives(monkeypatch: pytest.MonkeyP
     rows = drawn(0).astype(np.float32)
     whole = fit_pca(rows), fit_learned(rows, LEFT, RIGHT)
     np.save(tmp_path / "rest.npy", rows[90:])
-    monkeypatch.setattr(whitening, "BLOCK", 7)
+    monkeypatch.setattr(fit, "BLOCK", 7)
     held = Descriptors([rows[:90], tmp_path / "rest.npy"])
     for one, other in zip(whole, (fit_pca(held), fit_learned(held, LEFT, RIGHT)), strict=True):
         assert torch.allclose(one.weight, other.weight, atol=1e-4) and torch.allclose(one.bias, other.bias, atol=1e-4)
