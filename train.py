@@ -7,10 +7,11 @@ from retrieval import config
 
 @config.main("train")
 def main(cfg: DictConfig) -> None:
-    from retrieval import results, training
+    from retrieval import launch, processes, results, training
 
-    rows = training.fit(cfg)
-    print(results.printed(rows), f"written to {cfg.output_dir}", sep="\n")
+    rows = launch.launched(training.fit, cfg)
+    if processes.first():
+        print(results.printed(rows), f"written to {cfg.output_dir}", sep="\n")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from retrieval.backbones import TimmBackbone
 from retrieval.config import InputError, build, load_yaml
@@ -67,7 +68,7 @@ class Embedder(nn.Module):
     def p(self) -> Tensor | None:
         """The pooling's learned p, (1,) or one per channel (D,), without its gradient; None where it has none."""
         p = getattr(self.pooling, "p", None)
-        return None if p is None else p.detach()
+        return p.full_tensor().detach() if isinstance(p, DTensor) else None if p is None else p.detach()
 
     def normalised(self, rgb: Image.Image) -> Tensor:
         """(3, H, W) by the backbone's mean and std."""

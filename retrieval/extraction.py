@@ -1,6 +1,5 @@
 """Images -> descriptors, at any resolution and at several scales."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from retrieval import processes
 from retrieval.backbones import TimmBackbone, real_part
 from retrieval.config import InputError, flag
 from retrieval.data import images
@@ -23,6 +23,7 @@ from retrieval.data.batching import by_shape, by_size
 from retrieval.data.images import Batch, Photo, Size
 from retrieval.embedder import Embedder, square_map
 from retrieval.scales import AGGREGATES, multi_scale
+from retrieval.stopping import unheeding
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ASPECTS = ("native", "square", "padded")
@@ -90,8 +91,7 @@ class Extract:
 def device_of(name: str) -> torch.device:
     """The device asked for; 'auto' is this process's GPU where there is one. An absent GPU is refused."""
     if name == "auto":
-        local = int(os.environ.get("LOCAL_RANK", 0))  # set by torchrun: a process a GPU
-        return torch.device(f"cuda:{local}" if torch.cuda.is_available() else "cpu")
+        return torch.device(f"cuda:{processes.local_rank()}" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -217,6 +217,7 @@ def loaded(
         batch_sampler=batches,  # pyright: ignore[reportArgumentType]
         collate_fn=images.padded,
         num_workers=extract.workers,
+        worker_init_fn=unheeding,
         pin_memory=device_of(extract.device).type == "cuda",
         generator=torch.Generator(),  # or the workers' seed would be drawn from a training's random numbers
     )

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,18 +11,37 @@ from torch import distributed as dist
 from retrieval.config import InputError
 
 T = TypeVar("T")
-RANKS = ("RANK", "SLURM_PROCID")  # torchrun's, srun's
-SIZES = ("WORLD_SIZE", "SLURM_NTASKS")
+SHELLS = ("bash", "interactive")  # names of SLURM jobs that a person works in; Lightning knows them by these too
 
 
 def rank() -> int:
     """Number of this process, from 0."""
-    return dist.get_rank() if joined() else _told(RANKS, 0)
+    return dist.get_rank() if joined() else _told("RANK", "SLURM_PROCID", 0)
 
 
 def world_size() -> int:
     """How many processes there are."""
-    return dist.get_world_size() if joined() else _told(SIZES, 1)
+    return dist.get_world_size() if joined() else _told("WORLD_SIZE", "SLURM_NTASKS", 1)
+
+
+def local_rank() -> int:
+    """Number of this process among those of this machine, from 0: its GPU."""
+    return _told("LOCAL_RANK", "SLURM_LOCALID", 0)
+
+
+def local_size() -> int:
+    """How many processes there are on this machine, and on each other one."""
+    return _told("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE", 1)
+
+
+def under_srun() -> bool:
+    """Whether srun started this process; the shell of a SLURM job has its variables too."""
+    return "SLURM_NTASKS" in os.environ and "RANK" not in os.environ and not in_shell()
+
+
+def in_shell() -> bool:
+    """Whether the SLURM job is a shell that a person works in."""
+    return os.environ.get("SLURM_JOB_NAME") in SHELLS
 
 
 def first() -> bool:
@@ -52,14 +71,49 @@ def gathered(x: Tensor) -> Tensor:
     """
     if not joined() or world_size() == 1:
         return x
-    if not x.requires_grad:
-        each = [torch.empty_like(x) for _ in range(world_size())]
+    gathering: Any = _Gathering.apply
+    return gathering(x)
+
+
+class _Gathering(torch.autograd.Function):
+    """The rows of all processes; each hands back the gradient of its own rows, summed over what all made of them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        each = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(world_size())]
         dist.all_gather(each, x.contiguous())
         return torch.cat(each)
-    from torch.distributed.nn.functional import all_gather
 
-    return torch.cat(all_gather(x))
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        summed = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(summed)
+        return summed.chunk(world_size())[rank()]
 
 
-def _told(names: Sequence[str], otherwise: int) -> int:
-    return next((int(os.environ[name]) for name in names if os.environ.get(name)), otherwise)
+def shared(value: T) -> T:
+    """The first process's value, on every process."""
+    if not joined():
+        return value
+    holder = [value]
+    dist.broadcast_object_list(holder, src=0)
+    return holder[0]
+
+
+def wait() -> None:
+    """Go on when every process has come here."""
+    if joined():
+        dist.barrier()
+
+
+def largest(value: int) -> int:
+    """The largest of the processes' values, on every process."""
+    if not joined():
+        return value
+    each = torch.tensor(value)  # of the CPU: no process has to wait for its GPU
+    dist.all_reduce(each, dist.ReduceOp.MAX)
+    return int(each)
+
+
+def _told(torchrun: str, srun: str, otherwise: int) -> int:
+    return int(os.environ.get(torchrun) or (under_srun() and os.environ.get(srun)) or otherwise)

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from retrieval import embedder as embedders
-from retrieval import evaluation, extraction, losses, processes, resume, vocabulary, whitening
+from retrieval import evaluation, extraction, launch, losses, processes, resume, sharding, vocabulary, whitening
 from retrieval.benchmarks import Benchmark
 from retrieval.benchmarks.folder import SameLandmark
-from retrieval.callbacks import Guard, HeldOut
+from retrieval.callbacks import Guard, HeldOut, Preemption
 from retrieval.callbacks.checkpoints import Latest, WholeFiles, continue_curves, newest, written
 from retrieval.callbacks.mining import Mining
 from retrieval.config import InputError, build, flag
@@ -79,6 +79,14 @@ class Retrieval(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
+class Sharded(Retrieval):
+    """The same, of whose weights each process has a share."""
+
+    def configure_model(self) -> None:
+        assert self.device_mesh is not None
+        sharding.shard(self.embedder, self.objective, self.device_mesh["data_parallel"])
+
+
 @dataclass
 class Parts:
     """The objects that a config describes."""
@@ -106,7 +114,8 @@ class Parts:
         method.check([embedder], benchmarks, len(extract.resolutions))
         unit = data.sampler.tuple_size if data.sampler else None
         objective = losses.from_config(cfg, data.num_classes, embedder.dim, unit)
-        module = Retrieval(embedder, objective, plain(cfg))
+        kind = Sharded if cfg.trainer.get("strategy") == "fully_sharded" else Retrieval
+        module = kind(embedder, objective, plain(cfg))
         module.groups()  # refuses what it cannot order
         refuse_pieces(embedder, cfg.pieces, cfg.checkpointing)
         if cfg.checkpointing:
@@ -136,17 +145,18 @@ def fit(cfg: DictConfig) -> list[Row]:
     if goes_on and (rows := resume.finished(cfg, output_dir)):
         return rows
     parts = Parts.of(cfg)
-    parts.trainer.strategy.setup_environment()  # from here on the processes wait for each other
+    processes.wait()  # none writes before all have read what was there
     checkpoint = newest(output_dir / "checkpoints") if goes_on else None
     cfg = begin(cfg, parts)
     if cfg.evaluate_untrained:
         parts.judge(cfg, True, Path(cfg.cache) / "descriptors")
     train(parts, checkpoint, int(cfg.seed), output_dir)
+    parts.module.embedder = sharding.whole(parts.module.embedder)
     cfg.selected_by = select(parts)
     if processes.first():
         embedders.save(parts.module.embedder, cfg, output_dir)
     parts.judge(cfg, False, output_dir / "descriptors" if processes.world_size() > 1 else None)
-    parts.trainer.strategy.barrier()
+    processes.wait()
     if processes.first():
         clear_up(output_dir)
     return json.loads((output_dir / "results.json").read_text())
@@ -197,6 +207,8 @@ def refuse(cfg: DictConfig) -> None:
             raise InputError(f"{key} must be a whole number, at least {least}, got {cfg[key]!r}")
     for key in ("checkpointing", "compile", "freeze_batchnorm", "evaluate_untrained"):
         flag(key, cfg[key])
+    if cfg.trainer.get("strategy") == "fully_sharded" and "ema" in (cfg.get("callbacks") or ()):
+        raise InputError("callbacks=ema averages whole weights, and trainer=fsdp leaves a process a share: give one")
     stand_in = build(cfg.optimizer, params=[nn.Parameter(torch.zeros(1))])
     build(cfg.schedule, optimizer=stand_in, total_steps=10, steps_per_epoch=5)
 
@@ -257,21 +269,22 @@ def trainer_of(
         raise InputError(
             "early stopping looks at held-out landmarks: give data.validation, for example data.validation=3"
         )
-    callbacks = [Guard(), *callbacks, Latest(folder, cfg.checkpoint_steps)]
+    callbacks = [Guard(), *callbacks, Latest(folder, cfg.checkpoint_steps), Preemption()]
     parts = {"logger": loggers, "callbacks": callbacks, "plugins": [WholeFiles()], "default_root_dir": output_dir}
     try:
-        return build(cfg.trainer, **parts)
+        return build(cfg.trainer, **parts, **launch.layout(cfg.trainer))
     except MisconfigurationException as error:
         raise InputError(f"trainer: {error}") from error
 
 
 def select(parts: Parts) -> str:
-    """Put the selected weights into the module; says what selected them."""
+    """Put the selected weights into the embedder; says what selected them."""
     held_out = parts.data.validation
     if held_out is None:
         return "the last step"
     best = parts.trainer.checkpoint_callback
     assert isinstance(best, ModelCheckpoint)
     state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
-    parts.module.load_state_dict(state["state_dict"])
+    own = {name: weights for name, weights in state["state_dict"].items() if name.startswith("embedder.")}
+    parts.module.embedder.load_state_dict({name.removeprefix("embedder."): own[name] for name in own})
     return f"mAP {float(best.best_model_score):.4f} on {len(held_out.landmarks)} held-out training landmarks"  # pyright: ignore[reportArgumentType]

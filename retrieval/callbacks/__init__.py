@@ -1,4 +1,4 @@
-"""What is logged, averaged, judged and guarded while training."""
+"""What is logged, averaged, judged and guarded while training, and how it is stopped."""
 
 from retrieval.callbacks.averaging import AveragedWeights as AveragedWeights
 from retrieval.callbacks.exponent import PoolingExponent as PoolingExponent
@@ -6,4 +6,5 @@ from retrieval.callbacks.guard import Guard as Guard
 from retrieval.callbacks.judging import Evaluate as Evaluate
 from retrieval.callbacks.judging import HeldOut as HeldOut
 from retrieval.callbacks.loggers import WandbLogger as WandbLogger
+from retrieval.callbacks.preemption import Preemption as Preemption
 from retrieval.callbacks.waiting import Waiting as Waiting

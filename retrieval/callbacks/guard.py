@@ -14,6 +14,7 @@ from retrieval.callbacks.checkpoints import whole, written
 from retrieval.callbacks.loggers import due
 from retrieval.extraction import NotFinite
 from retrieval.poolings import GeM
+from retrieval.sharding import full
 
 PATIENCE = 20  # skipped steps in a row: each halves the scale of a float16 loss, so a millionth of it is left
 
@@ -39,7 +40,7 @@ class Guard(pl.Callback):
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: Optimizer) -> None:
         batches, self.batches = self.batches, []
         parameters = (q for group in optimizer.param_groups for q in group["params"])
-        norm = get_total_norm([q.grad for q in parameters if q.grad is not None])
+        norm = full(get_total_norm([q.grad for q in parameters if q.grad is not None]))
         least, most = extremes(pl_module)
         numbers = [norm, least, most, *(loss for loss, _ in batches)]
         length, low, high, *losses = torch.stack([one.float() for one in numbers]).tolist()  # the one wait of a step
@@ -58,7 +59,7 @@ class Guard(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         pooling = pl_module.embedder.pooling
         if bounded := isinstance(pooling, GeM) and pooling.p_min is not None:
-            self.held = self.held.to(pooling.p.device) + pooling.project()
+            self.held = self.held.to(pooling.p.device) + full(pooling.project())
         if due(trainer):
             said = {"p/held": self.held} if bounded else {}
             said |= {"train/skipped_steps": float(self.skipped)} if scales_losses(trainer) else {}

@@ -5,7 +5,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from retrieval import evaluation, processes
+from retrieval import evaluation, processes, sharding
 from retrieval.benchmarks import Benchmark
 from retrieval.benchmarks.folder import SameLandmark
 from retrieval.config import InputError
@@ -35,7 +35,11 @@ class HeldOut(pl.Callback):
         """mAP of the model as it is, at one scale, on the first process; 0 on the others, so that the sum is known to
         all."""
         rows = describe_together(
-            pl_module.embedder, self.benchmark.gallery, self.resolution, self.extract, str(pl_module.device)
+            sharding.whole(pl_module.embedder),
+            self.benchmark.gallery,
+            self.resolution,
+            self.extract,
+            str(pl_module.device),
         )
         return self.benchmark.judge(rows @ rows.T)["mAP"] if processes.first() else 0.0
 
@@ -65,12 +69,11 @@ class Evaluate(pl.Callback):
 
     def values(self, pl_module: Any) -> dict[str, float]:
         """The values of the model as it is by their curves' names, on the first process; none on the others."""
+        model, device = sharding.whole(pl_module.embedder), str(pl_module.device)
         return {
             f"{name}/{metric}@{resolution}": value
             for resolution in self.extract.resolutions
-            for name, values in evaluation.values_of(
-                pl_module.embedder, self.benchmarks, self.extract, resolution, str(pl_module.device)
-            ).items()
+            for name, values in evaluation.values_of(model, self.benchmarks, self.extract, resolution, device).items()
             for metric, value in values.items()
             if SAID.search(metric)
         }

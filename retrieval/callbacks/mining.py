@@ -5,7 +5,7 @@ from typing import Any
 import lightning.pytorch as pl
 from tqdm import tqdm
 
-from retrieval import processes
+from retrieval import processes, sharding
 from retrieval.data.module import LandmarkData
 from retrieval.extraction import Extract
 from retrieval.mining import mine
@@ -27,7 +27,8 @@ class Mining(pl.Callback):
 
     def mine(self, epoch: int) -> None:
         photos, sampler = self.data.train.photos, self.data.sampler
-        mined = mine(self.module.embedder, photos, sampler, epoch, self.data.resolution, self.extract, self.before)
+        embedder = sharding.whole(self.module.embedder)
+        mined = mine(embedder, photos, sampler, epoch, self.data.resolution, self.extract, self.before)
         sampler.mined_for = epoch, mined.tuples
         for logger in self.trainer.loggers:
             logger.log_metrics(mined.statistics, self.trainer.global_step)

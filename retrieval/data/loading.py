@@ -12,6 +12,7 @@ from retrieval.data import images
 from retrieval.data.augment import Augment
 from retrieval.data.batching import Batches, Draw, TupleBatches
 from retrieval.data.folder import LandmarkPhotos
+from retrieval.stopping import unheeding
 
 
 class TrainingBatch(NamedTuple):
@@ -54,6 +55,7 @@ class Loader(DataLoader[TrainingBatch]):
             batch_sampler=batches,  # pyright: ignore[reportArgumentType]
             collate_fn=collated,
             num_workers=workers,
+            worker_init_fn=unheeding,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # its seeds are not to be drawn from those of the network

@@ -1,0 +1,49 @@
+"""A training that is told to stop finishes its batch, keeps its state, and ends."""
+
+import os
+import signal
+from typing import Any
+
+import lightning.pytorch as pl
+
+from retrieval import processes
+from retrieval.callbacks.checkpoints import Latest
+from retrieval.stopping import SIGNALS, Stopped
+
+
+class Preemption(pl.Callback):
+    """Ends the run by Stopped after the batch in which any process gets one of SIGNALS, its state kept by Latest.
+
+    Between epochs, where photos are described for longer than a grace period lasts, it ends at once: what was kept
+    after the epoch is all there is to keep. Comes after the other callbacks, so that they are done with the batch.
+    """
+
+    def __init__(self) -> None:
+        self.told, self.in_epoch, self.process = 0, False, 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Takes the place of the Trainer's own handlers, which talk to the other processes whatever those do, and put
+        a SLURM job back into the queue themselves; the Trainer puts back what was there before."""
+        self.process = os.getpid()
+        for each in SIGNALS:
+            signal.signal(each, self.hear)
+
+    def hear(self, number: int, frame: Any) -> None:
+        if os.getpid() != self.process:  # a loader's worker, which inherits this
+            return
+        self.told = number
+        if not self.in_epoch:
+            raise Stopped(f"stopped by {signal.Signals(number).name} between epochs; run again with resume=auto")
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.in_epoch = True
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.fit_loop._should_accumulate():  # gradients are no part of the state
+            return
+        self.in_epoch = not trainer.is_last_batch
+        if told := processes.largest(self.told):
+            (latest,) = (one for one in trainer.callbacks if isinstance(one, Latest))  # pyright: ignore[reportAttributeAccessIssue]
+            path = latest.save(trainer)
+            name, step = signal.Signals(told).name, trainer.global_step
+            raise Stopped(f"stopped by {name} at step {step}; {path}; run again with resume=auto")
