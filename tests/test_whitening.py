@@ -21,7 +21,7 @@ from retrieval.descriptors import Descriptors
 from retrieval.embedder import Embedder
 from retrieval.extraction import Extract
 from retrieval.heads import Whitening
-from retrieval.whitening import PCA, Learned, Published, fit_learned, fit_pca
+from retrieval.whitening import PCA, Learned, Published, fit, fit_learned, fit_pca
 
 D = 6
 LEFT, RIGHT = np.arange(0, 40), np.arange(40, 80)
@@ -112,7 +112,7 @@ def test_blocks_and_shards_give_what_one_array_gives(monkeypatch: pytest.MonkeyP
     rows = drawn(0).astype(np.float32)
     whole = fit_pca(rows), fit_learned(rows, LEFT, RIGHT)
     np.save(tmp_path / "rest.npy", rows[90:])
-    monkeypatch.setattr(whitening, "BLOCK", 7)
+    monkeypatch.setattr(fit, "BLOCK", 7)
     held = Descriptors([rows[:90], tmp_path / "rest.npy"])
     for one, other in zip(whole, (fit_pca(held), fit_learned(held, LEFT, RIGHT)), strict=True):
         assert torch.allclose(one.weight, other.weight, atol=1e-4) and torch.allclose(one.bias, other.bias, atol=1e-4)
@@ -141,9 +141,9 @@ def test_descriptors_are_mapped_by_it() -> None:
 
 @pytest.mark.parametrize("dim", [0, -1, D + 1, 2.5])
 def test_dimensions_that_there_are_not_are_refused(dim: int) -> None:
-    for fit in (lambda: fit_pca(drawn(0), dim), lambda: fit_learned(drawn(0), LEFT, RIGHT, dim)):
+    for fitted in (lambda: fit_pca(drawn(0), dim), lambda: fit_learned(drawn(0), LEFT, RIGHT, dim)):
         with pytest.raises(InputError, match=f"keeps 1 to 6 dimensions here, got {dim}"):
-            fit()
+            fitted()
 
 
 @pytest.mark.parametrize("count", [2, 4, 6])
@@ -184,9 +184,9 @@ def test_a_dead_dimension_is_regularised_as_the_protocol_does() -> None:
 def test_rows_that_are_not_finite_are_refused(value: float) -> None:
     rows = drawn(0)
     rows[7, 2] = value
-    for fit in (lambda: fit_pca(rows), lambda: fit_learned(rows, LEFT, RIGHT)):
+    for fitted in (lambda: fit_pca(rows), lambda: fit_learned(rows, LEFT, RIGHT)):
         with pytest.raises(InputError, match="must be finite to whiten them, row 7 is not"):
-            fit()
+            fitted()
 
 
 @pytest.mark.parametrize(
