@@ -107,7 +107,7 @@ def test_what_is_saved_at_the_end_of_an_epoch_is_the_average(
     monkeypatch.setattr(
         training, "ModelCheckpoint", lambda folder, **keys: usual(folder, **{**keys, "save_weights_only": weights_only})
     )
-    training.fit(tiny(photos, tmp_path / "run", *EMA, "trainer.max_epochs=1"))
+    training.fit(tiny(photos, tmp_path / "run", *EMA, "trainer.max_epochs=1", "data.validation=2"))
     (file,) = (tmp_path / "run" / "checkpoints").glob("*.ckpt")
     state, name = torch.load(file, weights_only=True), "embedder.backbone.model.conv1.0.weight"
     assert torch.allclose(state["state_dict"][name].double(), averaged(spies[0].own, name), atol=1e-6)
