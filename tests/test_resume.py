@@ -121,6 +121,23 @@ def test_another_config_is_refused_and_the_difference_named(whole_run: Path, pho
         training.fit(configured(photos, whole_run, "optimizer.lr=0.01"))
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["data.resolutions=null"], r"has data\.resolutions = \[32, 64\], this call has None"),
+        (
+            ["callbacks=[exponent]"],
+            r"has callbacks\.waiting\._target_ = retrieval\.callbacks\.Waiting, this call has absent",
+        ),
+    ],
+)
+def test_what_this_call_leaves_out_is_a_difference_too(
+    whole_run: Path, photos: Path, words: list[str], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        training.fit(configured(photos, whole_run, *words))
+
+
 def test_resume_takes_auto_alone(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="resume must be auto, or null to begin anew, got 'always'"):
         training.fit(configured(photos, tmp_path / "run", "resume=always"))
