@@ -13,6 +13,15 @@ from retrieval.results import Row
 from retrieval.subjects import plain
 
 FREE = ("resume", "output_dir", "cache", "logger", "checkpoint_steps")  # decide neither weights nor rows
+FOUND = (
+    "backbone.mean",
+    "backbone.std",
+    "pooling.height",
+    "pooling.width",
+    "head.out_dim",
+    "trained_on",
+    "selected_by",
+)
 MADE = ("model.safetensors", "results.json", "rankings.json")
 
 
@@ -26,15 +35,22 @@ def begun(cfg: DictConfig, output_dir: Path) -> bool:
     if cfg.resume is None or not (output_dir / "config.yaml").is_file():
         refuse_used(output_dir)
         return False
-    held = dict(leaves(plain(load_yaml(output_dir / "config.yaml"))))
-    for key, wanted in leaves(plain(cfg)):
-        there = held.get(key, "absent")
-        if wanted != there and wanted is not None and key.split(".")[0] not in FREE and not key.endswith("workers"):
+    held, given = (dict(leaves(plain(one))) for one in (load_yaml(output_dir / "config.yaml"), cfg))
+    for key in [*given, *(held.keys() - given.keys())]:
+        there, wanted = (one.get(key, "absent") for one in (held, given))
+        found = key in FOUND and wanted in (None, "absent")
+        if there != wanted and not found and not free(key, cfg):
             raise InputError(
                 f"resume=auto goes on with the same config alone: {output_dir} has {key} = {there}, this call has "
                 f"{wanted}; accepted: the same, or another output_dir"
             )
     return True
+
+
+def free(key: str, cfg: DictConfig) -> bool:
+    """Whether a run may go on with another value: a stream's photos, alone, depend on how many workers read them."""
+    streamed = cfg.sampler.get("_target_") is None
+    return key.split(".")[0] in FREE or (key.endswith("workers") and not (streamed and key == "data.workers"))
 
 
 def finished(cfg: DictConfig, output_dir: Path) -> list[Row] | None:

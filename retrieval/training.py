@@ -37,6 +37,8 @@ from retrieval.pieces import embedded, refuse_pieces
 from retrieval.results import Row
 from retrieval.subjects import NOT_TRAINED, plain, subject
 
+PARTIAL = ("limit_train_batches", "overfit_batches", "fast_dev_run")  # the loader would go on where the epoch was cut
+
 
 class Retrieval(pl.LightningModule):
     """Trains an Embedder with an objective on (descriptors, labels).
@@ -202,6 +204,10 @@ def refuse(cfg: DictConfig) -> None:
         )
     if not isinstance(cfg.trainer.max_epochs, int) or cfg.trainer.max_epochs < 1:
         raise InputError(f"trainer.max_epochs must be a whole number, at least 1, got {cfg.trainer.max_epochs}")
+    if part := [key for key in PARTIAL if key in cfg.trainer]:
+        raise InputError(
+            f"an epoch is all batches of the sampler, got trainer.{part[0]}; accepted: trainer.max_steps=N"
+        )
     for key, least in (("checkpoint_steps", 1), ("freeze_p", 0)):
         if not (isinstance(cfg[key], int) and cfg[key] >= least):
             raise InputError(f"{key} must be a whole number, at least {least}, got {cfg[key]!r}")

@@ -103,11 +103,12 @@ def test_held_out_landmarks_and_the_evaluation_judge_the_average(
 def test_what_is_saved_at_the_end_of_an_epoch_is_the_average(
     photos: Path, tmp_path: Path, spies: list[Spy], weights_only: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usual = training.ModelCheckpoint
-    monkeypatch.setattr(
-        training, "ModelCheckpoint", lambda folder, **keys: usual(folder, **{**keys, "save_weights_only": weights_only})
-    )
-    training.fit(tiny(photos, tmp_path / "run", *EMA, "trainer.max_epochs=1"))
+    class Saving(ModelCheckpoint):
+        def __init__(self, *given: Any, **keys: Any) -> None:
+            super().__init__(*given, **{**keys, "save_weights_only": weights_only})
+
+    monkeypatch.setattr(training, "ModelCheckpoint", Saving)
+    training.fit(tiny(photos, tmp_path / "run", *EMA, "trainer.max_epochs=1", "data.validation=2"))
     (file,) = (tmp_path / "run" / "checkpoints").glob("*.ckpt")
     state, name = torch.load(file, weights_only=True), "embedder.backbone.model.conv1.0.weight"
     assert torch.allclose(state["state_dict"][name].double(), averaged(spies[0].own, name), atol=1e-6)

@@ -232,6 +232,18 @@ def test_what_was_waited_is_said_with_advice_where_it_is_much(monkeypatch: pytes
     assert little.summary(2) == "waited for data 0% of 4 s; 5.0 s for the first batches of 1 epochs"
 
 
+def test_a_run_that_goes_on_within_an_epoch_waits_from_the_start_of_its_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter([100, 105, 106, 106])
+    monkeypatch.setattr(waiting.time, "perf_counter", lambda: next(clock))
+    watch, trainer = Waiting(), pl.Trainer(logger=False, enable_checkpointing=False, log_every_n_steps=0)
+    watch.on_train_start(trainer, None)
+    watch.on_train_batch_start()
+    watch.on_train_batch_end(trainer, None)
+    assert watch.starting == 5
+
+
 def test_waiting_comes_after_all_other_callbacks(tmp_path: Path) -> None:
     watch = Waiting()
     trainer: Any = pl.Trainer(logger=False, callbacks=[watch, Guard()], default_root_dir=tmp_path)

@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +16,10 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import DictConfig
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 
 from retrieval import config, store, training
-from retrieval.callbacks.checkpoints import newest, random_state, restore, whole
+from retrieval.callbacks.checkpoints import Latest, newest, random_state, restore, whole
 from retrieval.config import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -121,6 +122,23 @@ def test_another_config_is_refused_and_the_difference_named(whole_run: Path, pho
         training.fit(configured(photos, whole_run, "optimizer.lr=0.01"))
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["data.resolutions=null"], r"has data\.resolutions = \[32, 64\], this call has None"),
+        (
+            ["callbacks=[exponent]"],
+            r"has callbacks\.waiting\._target_ = retrieval\.callbacks\.Waiting, this call has absent",
+        ),
+    ],
+)
+def test_what_this_call_leaves_out_is_a_difference_too(
+    whole_run: Path, photos: Path, words: list[str], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        training.fit(configured(photos, whole_run, *words))
+
+
 def test_resume_takes_auto_alone(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="resume must be auto, or null to begin anew, got 'always'"):
         training.fit(configured(photos, tmp_path / "run", "resume=always"))
@@ -146,6 +164,58 @@ def test_a_run_on_tuples_goes_on_within_an_epoch_with_the_tuples_that_it_had(pho
     expected, found = (load_file(run / "model.safetensors") for run in runs)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert curve(runs[1], "mining/hardest") == curve(runs[0], "mining/hardest")
+
+
+def noted(monkeypatch: pytest.MonkeyPatch, out: Path) -> list[Path]:
+    """Copies of a run's folder as they will be after each time that its state is kept, where a kill may leave it."""
+    copies: list[Path] = []
+    save = Latest.save
+
+    def saving(self: Latest, trainer: Any) -> Path:
+        path = save(self, trainer)
+        copies.append(Path(shutil.copytree(out, out.parent / f"{len(copies)}")))
+        return path
+
+    monkeypatch.setattr(Latest, "save", saving)
+    return copies
+
+
+EARLY = ["callbacks=[default,early_stopping]", "callbacks.early_stopping.patience=1", "optimizer.lr=1e-12"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["trainer.max_epochs=2", "callbacks=[default,ema,evaluate]", "callbacks.ema.decay=0.5"],
+        ["trainer.max_epochs=2", "data.validation=0", "callbacks=[default,ema]", "loss=contrastive", "memory=9"],
+        ["trainer.max_epochs=2", "data.validation=0", "trainer.accumulate_grad_batches=2", "freeze_p=1"],
+        ["trainer.max_steps=5", "checkpoint_steps=2", "trainer.log_every_n_steps=2"],
+        ["trainer.max_epochs=4", *EARLY],
+    ],
+    ids=["judged average", "last average", "accumulated", "steps", "stopped early"],
+)
+def test_a_run_goes_on_alike_from_every_state_that_it_kept(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
+    out, given = tmp_path / "run", ["data.workers=0", "evaluate_untrained=false", *more]
+    with monkeypatch.context() as patch:
+        copies = noted(patch, out)
+        training.fit(configured(photos, out, *given))
+    expected, drawn = load((out / "model.safetensors").read_bytes()), every_curve(out)
+    assert len(copies) > 2
+    for copy in copies:
+        shutil.rmtree(out)
+        copy.rename(out)
+        training.fit(configured(photos, out, *given))
+        found = load((out / "model.safetensors").read_bytes())
+        assert all(torch.equal(expected[name], found[name]) for name in expected)
+        assert every_curve(out) == drawn
+
+
+def every_curve(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """All but those of time."""
+    names = (folder / "metrics.csv").read_text().splitlines()[0].split(",")
+    return {name: curve(folder, name) for name in sorted(names) if name not in ("epoch", "step", "train/waiting")}
 
 
 def written(folder: Path, *steps: int) -> list[Path]:

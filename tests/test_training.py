@@ -181,6 +181,12 @@ def test_an_absent_gpu_is_refused(photos: Path, tmp_path: Path) -> None:
         training.fit(tiny(photos, tmp_path, "trainer.accelerator=gpu"))
 
 
+@pytest.mark.parametrize("word", ["limit_train_batches=2", "overfit_batches=1", "fast_dev_run=true"])
+def test_a_part_of_an_epoch_is_refused(photos: Path, tmp_path: Path, word: str) -> None:
+    with pytest.raises(InputError, match=r"an epoch is all batches of the sampler, got trainer\."):
+        training.fit(tiny(photos, tmp_path, f"+trainer.{word}"))
+
+
 def test_early_stopping_without_held_out_landmarks_is_refused(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"give data\.validation"):
         training.fit(tiny(photos, tmp_path, "callbacks=[default,early_stopping]"))

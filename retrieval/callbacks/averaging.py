@@ -48,6 +48,11 @@ class AveragedWeights(WeightAveraging):
         if not self.inside:
             self.exchange(pl_module)
 
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A run that had no more steps to go has not come to the end of training."""
+        if not self.inside:
+            self.exchange(pl_module)
+
     def exchange(self, pl_module: pl.LightningModule) -> None:
         """The average into the module and its own weights out of it, or back."""
         self._swap_models(pl_module)

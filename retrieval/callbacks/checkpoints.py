@@ -13,11 +13,12 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning.pytorch.loggers import CSVLogger
 from torch import distributed as dist
 
 from retrieval import processes, store
+from retrieval.callbacks.loggers import due
 
 KEPT = 2  # the newest, and one to go on from should that be broken
 
@@ -31,14 +32,30 @@ class Latest(Checkpoint):
     def __init__(self, folder: Path, steps: int = 500) -> None:
         self.folder, self.steps = folder, int(steps)
         self.lots: Sequence[Mapping[str, Any]] = ()
+        self.place: dict[str, Any] | None = None
+        self.ended = False
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A run that stopped early, and was killed while it was judged, has no more epochs."""
+        stops = (one for one in trainer.callbacks if isinstance(one, EarlyStopping))  # pyright: ignore[reportAttributeAccessIssue]
+        trainer.should_stop = any(one.stopped_epoch for one in stops)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Lightning gives the loader its place back within an epoch alone, not between two."""
+        if self.place is not None:
+            trainer.train_dataloader.load_state_dict(self.place)  # pyright: ignore[reportOptionalMemberAccess]
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         between = trainer.fit_loop._should_accumulate()  # gradients are no part of the state
-        if trainer.global_step and trainer.global_step % self.steps == 0 and not between:
+        # a run that goes on after the last batch of an epoch takes the epoch for judged, so that is kept when it is
+        last = trainer.is_last_batch or trainer.global_step == trainer.max_steps
+        if trainer.global_step and trainer.global_step % self.steps == 0 and not between and not last:
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.ended = True
         self.save(trainer)
+        self.ended = False
 
     def save(self, trainer: pl.Trainer) -> Path:
         """Keep the state as it is, on every process at once; where it lies."""
@@ -55,18 +72,31 @@ class Latest(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["random"] = of_all(random_state())
-        checkpoint["logged"] = of_step(trainer.callback_metrics)
+        checkpoint["place"] = trainer.train_dataloader.state_dict()  # pyright: ignore[reportOptionalMemberAccess]
+        checkpoint["rows"] = len(logged(self.folder.parent))
+        checkpoint["ended"] = self.ended
+        checkpoint["logged"] = pending(trainer, self.ended)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        self.lots = checkpoint["random"]
+        self.lots, self.place = checkpoint["random"], checkpoint["place"]
+        if checkpoint["ended"]:
+            close(checkpoint["loops"]["fit_loop"])
 
     def on_train_batch_start(self, *_: Any) -> None:
         """The first batch after going on draws what it would have drawn."""
         if self.lots:
             restore(self.lots[processes.rank() % len(self.lots)])
             self.lots = ()
+
+
+def close(loops: dict[str, Any]) -> None:
+    """Let an epoch that was kept at its end be over: with max_steps, Lightning would take up its end once more."""
+    for progress in (loops["epoch_progress"][which] for which in ("total", "current")):
+        progress["completed"] = progress["processed"]
+    batches = loops["epoch_loop.batch_progress"]["current"]
+    batches.update(dict.fromkeys(batches, 0))
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -142,26 +172,30 @@ def of_all(state: dict[str, Any]) -> list[dict[str, Any]]:
     return states
 
 
-def of_step(metrics: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    """What a step has logged, which the loggers get only when it is over."""
-    return {name: float(value) for name, value in metrics.items() if name.split("/")[0] in ("train", "p")}
+def pending(trainer: pl.Trainer, ended: bool) -> dict[str, float]:
+    """What a step, or an epoch that has `ended`, has logged, which the loggers get only when it is over."""
+    kinds = ("validation",) if ended else ("train", "p") if due(trainer) else ()
+    return {name: float(value) for name, value in trainer.callback_metrics.items() if name.split("/")[0] in kinds}
+
+
+def logged(output_dir: Path) -> list[dict[str, float]]:
+    """The rows of metrics.csv, none where there is no such file."""
+    file = output_dir / "metrics.csv"
+    if not file.is_file():
+        return []
+    with file.open(newline="") as lines:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(lines)]
 
 
 def curves(output_dir: Path, checkpoint: Path) -> list[dict[str, float]]:
-    """What was logged until a checkpoint: of metrics.csv, and of the step that it was written in."""
+    """What was logged until a checkpoint: the rows of metrics.csv that there were, and what was still to be written."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    last, file = int(state["global_step"]) - 1, output_dir / "metrics.csv"
-    with file.open(newline="") as lines:
-        rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(lines)]
-    kept = [row for row in rows if row["step"] <= last]
-    lacking = not any(row["step"] == last and "train/loss" in row for row in kept)
-    return [*kept, *([{"step": last, "epoch": state["epoch"], **state["logged"]}] if lacking else [])]
+    step = {"step": state["global_step"] - 1, "epoch": state["epoch"]}
+    return [*logged(output_dir)[: state["rows"]], *([{**step, **state["logged"]}] if state["logged"] else [])]
 
 
 def continue_curves(loggers: Sequence[Any], output_dir: Path, checkpoint: Path) -> None:
     """Let metrics.csv, which its logger begins anew, start with what was logged until a checkpoint."""
-    if not (output_dir / "metrics.csv").is_file():
-        return
     rows = curves(output_dir, checkpoint)
     for logger in loggers:
         for row in rows if isinstance(logger, CSVLogger) else ():

@@ -14,8 +14,9 @@ from retrieval.stopping import SIGNALS, Stopped
 class Preemption(pl.Callback):
     """Ends the run by Stopped after the batch in which any process gets one of SIGNALS, its state kept by Latest.
 
-    Between epochs, where photos are described for longer than a grace period lasts, it ends at once: what was kept
-    after the epoch is all there is to keep. Comes after the other callbacks, so that they are done with the batch.
+    Told during the last batch of an epoch, it ends when the epoch is judged and kept. Between epochs, where photos are
+    described for longer than a grace period lasts, it ends at once: what was kept after the epoch is all there is to
+    keep. Comes after the other callbacks, so that they are done with the batch.
     """
 
     def __init__(self) -> None:
@@ -42,8 +43,12 @@ class Preemption(pl.Callback):
         if trainer.fit_loop._should_accumulate():  # gradients are no part of the state
             return
         self.in_epoch = not trainer.is_last_batch
-        if told := processes.largest(self.told):
+        if self.in_epoch and (told := processes.largest(self.told)):
             (latest,) = (one for one in trainer.callbacks if isinstance(one, Latest))  # pyright: ignore[reportAttributeAccessIssue]
             path = latest.save(trainer)
             name, step = signal.Signals(told).name, trainer.global_step
             raise Stopped(f"stopped by {name} at step {step}; {path}; run again with resume=auto")
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        if told := processes.largest(self.told):
+            raise Stopped(f"stopped by {signal.Signals(told).name} after an epoch; run again with resume=auto")

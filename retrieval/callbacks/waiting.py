@@ -29,6 +29,10 @@ class Waiting(pl.Callback):
         """Come last, so that the work of the other callbacks between two steps is no waiting."""
         trainer.callbacks = [*(other for other in trainer.callbacks if other is not self), self]  # pyright: ignore
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Within an epoch that goes on there is no start of it."""
+        self.ended = time.perf_counter()
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self.fresh, self.ended = True, time.perf_counter()
 
