@@ -57,8 +57,10 @@ def parameter_groups(
     lies n layers below the top one learns at layer_decay^n of its rate (Clark et al., ICLR 2020; Bao et al., BEiT,
     ICLR 2022). Groups for which the optimizer's weight decay is not right state their own, 0: see `decayed`.
     """
-    if not 0 < layer_decay <= 1:
-        raise InputError(f"layer_decay is what each layer's rate is of the one above it, in (0, 1], got {layer_decay}")
+    if type(layer_decay) not in (int, float) or not 0 < layer_decay <= 1:
+        raise InputError(
+            f"layer_decay must be what each layer's rate is of the one above it, in (0, 1], got {layer_decay!r}"
+        )
     backbone = module.get_submodule(BACKBONE.rstrip("."))
     assert isinstance(backbone, TimmBackbone)
     depths, spared = backbone.depths() if layer_decay < 1 else {}, backbone.undecayed()

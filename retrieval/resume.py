@@ -48,8 +48,11 @@ def begun(cfg: DictConfig, output_dir: Path) -> bool:
 
 
 def free(key: str, cfg: DictConfig) -> bool:
-    """Whether a run may go on with another value: a stream's photos, alone, depend on how many workers read them."""
+    """Whether a run may go on with another value: a stream's photos, alone, depend on how many workers read them, and
+    the best checkpoint of a run with held-out landmarks is known by its path."""
     streamed = cfg.sampler.get("_target_") is None
+    if key == "output_dir" and cfg.data.get("validation"):
+        return False
     return key.split(".")[0] in FREE or (key.endswith("workers") and not (streamed and key == "data.workers"))
 
 

@@ -37,7 +37,8 @@ from retrieval.pieces import embedded, refuse_pieces
 from retrieval.results import Row
 from retrieval.subjects import NOT_TRAINED, plain, subject
 
-PARTIAL = ("limit_train_batches", "overfit_batches", "fast_dev_run")  # the loader would go on where the epoch was cut
+# they would change which batches an epoch has, and the loader would not know its place
+NOT_TAKEN = ("limit_train_batches", "overfit_batches", "fast_dev_run", "reload_dataloaders_every_n_epochs")
 
 
 class Retrieval(pl.LightningModule):
@@ -204,13 +205,16 @@ def refuse(cfg: DictConfig) -> None:
         )
     if not isinstance(cfg.trainer.max_epochs, int) or cfg.trainer.max_epochs < 1:
         raise InputError(f"trainer.max_epochs must be a whole number, at least 1, got {cfg.trainer.max_epochs}")
-    if part := [key for key in PARTIAL if key in cfg.trainer]:
+    if given := [key for key in NOT_TAKEN if key in cfg.trainer]:
         raise InputError(
-            f"an epoch is all batches of the sampler, got trainer.{part[0]}; accepted: trainer.max_steps=N"
+            f"an epoch is all batches of the sampler, got trainer.{given[0]}; accepted: trainer.max_steps=N"
         )
     for key, least in (("checkpoint_steps", 1), ("freeze_p", 0)):
-        if not (isinstance(cfg[key], int) and cfg[key] >= least):
+        if type(cfg[key]) is not int or cfg[key] < least:
             raise InputError(f"{key} must be a whole number, at least {least}, got {cfg[key]!r}")
+    for key, value in cfg.lr_multipliers.items():
+        if type(value) not in (int, float) or not 0 <= value < math.inf:
+            raise InputError(f"lr_multipliers.{key} must be a number, at least 0, got {value!r}")
     for key in ("checkpointing", "compile", "freeze_batchnorm", "evaluate_untrained"):
         flag(key, cfg[key])
     if cfg.trainer.get("strategy") == "fully_sharded" and "ema" in (cfg.get("callbacks") or ()):
@@ -268,7 +272,13 @@ def trainer_of(
     if data.validation is not None:
         callbacks.insert(0, HeldOut(SameLandmark(data.validation), extract, data.resolution))
         best = ModelCheckpoint(
-            folder, "best", "validation/mAP", mode="max", save_weights_only=True, save_on_train_epoch_end=True
+            folder,
+            "best",
+            "validation/mAP",
+            mode="max",
+            save_weights_only=True,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,  # written over as a whole, so that there is one at any time
         )
         callbacks.append(best)
     elif any(isinstance(callback, EarlyStopping) for callback in callbacks):

@@ -139,6 +139,12 @@ def test_what_this_call_leaves_out_is_a_difference_too(
         training.fit(configured(photos, whole_run, *words))
 
 
+def test_a_moved_run_with_held_out_landmarks_is_refused(whole_run: Path, photos: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(whole_run, tmp_path / "moved"))
+    with pytest.raises(InputError, match=r"has output_dir = .*whole.*, this call has .*moved"):
+        training.fit(configured(photos, moved))
+
+
 def test_resume_takes_auto_alone(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="resume must be auto, or null to begin anew, got 'always'"):
         training.fit(configured(photos, tmp_path / "run", "resume=always"))

@@ -312,3 +312,20 @@ def test_each_way_to_train_leaves_a_model_that_is_judged(photos: Path, tmp_path:
     rows = training.fit(config.compose("train", [*kept, *places, *words], tmp_path / "run"))
     before = columns(tmp_path / "run")["train/loss"]
     assert rows[-1]["metrics"]["mAP"] > 0.4 and not rows[-1]["untrained"] and len(before) > 1
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("lr_multipliers.p=-5", r"lr_multipliers\.p must be a number, at least 0, got -5"),
+        ("lr_multipliers.p=null", r"lr_multipliers\.p must be a number, at least 0, got None"),
+        ("freeze_p=true", "freeze_p must be a whole number, at least 0, got True"),
+        ("checkpoint_steps=0", "checkpoint_steps must be a whole number, at least 1, got 0"),
+        ("data.validation=2.7", r"data\.validation must be 0, or at least 2 landmarks"),
+        ("layer_decay=abc", "layer_decay must be .* got 'abc'"),
+        ("+trainer.reload_dataloaders_every_n_epochs=1", "an epoch is all batches of the sampler"),
+    ],
+)
+def test_bad_values_are_refused_by_name(photos: Path, tmp_path: Path, word: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        training.fit(tiny(photos, tmp_path / "run", word))

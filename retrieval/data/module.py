@@ -53,7 +53,7 @@ class LandmarkData(pl.LightningDataModule):
         self.augment = Augment(aspect, bucket, crop, flip, jitter, multiple)
         self.resolutions = sides(resolutions if resolutions is not None else [resolution])
         self.resolution, self.workers = max(self.resolutions), int(workers)
-        self._split(photos, pairs, held_out, int(validation), groups)
+        self._split(photos, pairs, held_out, validation, groups)
         names = {name: i for i, name in enumerate(self.train.landmarks)}
         self.labels, self.num_classes = [names[label] for label in self.train.labels], len(names)
         self.sampler = build(sampler, labels=self.labels, seed=seed, pairs=self.pairs)
@@ -161,7 +161,7 @@ def hold_out(
         for size, chosen in list(reached.items()):
             if size + len(units[i]) <= count:
                 reached.setdefault(size + len(units[i]), chosen + units[i])
-    if count not in reached or count == 1 or len(names) - count < 2 * of_training:
+    if type(count) is not int or count not in reached or count == 1 or len(names) - count < 2 * of_training:
         left = " and leave 2 to train on" if of_training else ""
         raise InputError(
             f"data.validation must be 0, or at least 2 landmarks{left}, in whole groups; got {count} "
