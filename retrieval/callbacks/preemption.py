@@ -2,12 +2,12 @@
 
 import os
 import signal
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning.pytorch as pl
 
 from retrieval import processes
-from retrieval.callbacks.checkpoints import Latest
+from retrieval.callbacks.checkpoints import Latest, written
 from retrieval.stopping import SIGNALS, Stopped
 
 
@@ -27,14 +27,22 @@ class Preemption(pl.Callback):
         a SLURM job back into the queue themselves; the Trainer puts back what was there before."""
         self.process = os.getpid()
         for each in SIGNALS:
-            signal.signal(each, self.hear)
+            signal.signal(each, lambda number, frame: self.hear(number, trainer))
 
-    def hear(self, number: int, frame: Any) -> None:
+    def hear(self, number: int, trainer: pl.Trainer) -> None:
         if os.getpid() != self.process:  # a loader's worker, which inherits this
             return
         self.told = number
         if not self.in_epoch:
-            raise Stopped(f"stopped by {signal.Signals(number).name} between epochs; run again with resume=auto")
+            stop(trainer, number)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if told := processes.largest(self.told):
+            stop(trainer, told)
+
+    def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if told := processes.largest(self.told):
+            stop(trainer, told)
 
     def on_train_batch_start(self, *_: Any) -> None:
         self.in_epoch = True
@@ -44,11 +52,16 @@ class Preemption(pl.Callback):
             return
         self.in_epoch = not trainer.is_last_batch
         if self.in_epoch and (told := processes.largest(self.told)):
-            (latest,) = (one for one in trainer.callbacks if isinstance(one, Latest))  # pyright: ignore[reportAttributeAccessIssue]
-            path = latest.save(trainer)
-            name, step = signal.Signals(told).name, trainer.global_step
-            raise Stopped(f"stopped by {name} at step {step}; {path}; run again with resume=auto")
+            latest_of(trainer).save(trainer)
+            stop(trainer, told)
 
-    def on_train_epoch_start(self, *_: Any) -> None:
-        if told := processes.largest(self.told):
-            raise Stopped(f"stopped by {signal.Signals(told).name} after an epoch; run again with resume=auto")
+
+def latest_of(trainer: pl.Trainer) -> Latest:
+    return next(one for one in trainer.callbacks if isinstance(one, Latest))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def stop(trainer: pl.Trainer, number: int) -> NoReturn:
+    """Raise Stopped, which says where to go on."""
+    kept = next(iter(written(latest_of(trainer).folder)), "no checkpoint yet")
+    name, step = signal.Signals(number).name, trainer.global_step
+    raise Stopped(f"stopped by {name} at step {step}; {kept}; run again with resume=auto")
