@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from test_training import tiny
+from small_runs import tiny
 from torch import Tensor, nn
 
 from retrieval import config, embedder, evaluation, search, training

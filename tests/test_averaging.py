@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file
+from small_runs import columns, tiny
 from torch import Tensor
 
 from retrieval import embedder, training
@@ -20,7 +21,6 @@ from retrieval.callbacks.averaging import moved
 from retrieval.config import InputError, build
 from retrieval.data.folder import read
 from retrieval.extraction import describe
-from tests.test_training import columns, tiny
 
 EMA = ["callbacks=[default,ema]", "callbacks.ema.decay=0.5"]
 

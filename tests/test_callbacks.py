@@ -1,7 +1,6 @@
 """What is logged, judged and guarded while training."""
 
 import copy
-import csv
 import json
 import math
 import subprocess
@@ -15,8 +14,8 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
-from omegaconf import DictConfig
 from safetensors.torch import load_file
+from small_runs import TINY, columns, tiny
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -30,36 +29,6 @@ from retrieval.embedder import Embedder
 from retrieval.extraction import Extract, NotFinite
 from retrieval.poolings import GeM
 from retrieval.subjects import subject
-
-TINY = [
-    "backbone=timm",
-    "backbone.name=test_resnet",
-    "data=folder",
-    "data.resolution=64",
-    "data.workers=0",
-    "sampler.landmarks=2",
-    "sampler.photos=2",
-    "benchmark=folder",
-    "extract.resolutions=[48]",
-    "extract.workers=0",
-    "trainer.max_epochs=2",
-    "trainer.enable_progress_bar=false",
-    "trainer.log_every_n_steps=1",
-    "trainer.accelerator=cpu",
-    "logger=csv",
-    "evaluate_untrained=false",
-]
-
-
-def tiny(photos: Path, out: Path, *words: str) -> DictConfig:
-    places = [f"data.root={photos}", f"benchmark.folder.root={photos}", f"cache={out.parent}"]
-    return config.compose("train", [*TINY, *places, *words], out)
-
-
-def columns(folder: Path) -> dict[str, list[float]]:
-    with (folder / "metrics.csv").open() as lines:
-        rows = list(csv.DictReader(lines))
-    return {name: [float(row[name]) for row in rows if row[name]] for name in rows[0]}
 
 
 class Steps(pl.LightningModule):

@@ -1,6 +1,5 @@
 """Training: frozen statistics, reproducible runs, faults that stop it, what is left behind."""
 
-import csv
 import json
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 from safetensors.torch import load_file
+from small_runs import TINY, columns, tiny
 
 from retrieval import config, embedder, training
 from retrieval.benchmarks.folder import SameLandmark
@@ -18,31 +18,7 @@ from retrieval.subjects import subject
 from retrieval.training import Retrieval
 
 LOSSES = sorted(path.stem for path in (config.CONFIGS / "loss").glob("*.yaml"))
-TINY = [
-    "backbone=timm",
-    "backbone.name=test_resnet",
-    "data=folder",
-    "data.resolution=64",
-    "sampler.landmarks=2",
-    "data.workers=0",
-    "sampler.photos=2",
-    "benchmark=folder",
-    "extract.resolutions=[48]",
-    "extract.workers=0",
-    "trainer.max_epochs=2",
-    "trainer.enable_progress_bar=false",
-    "trainer.log_every_n_steps=1",
-    "trainer.accelerator=cpu",
-    "logger=csv",
-    "evaluate_untrained=false",
-    "optimizer.lr=1e-3",
-]
 MULTIPLIERS = {"backbone": 1, "pooling": 2, "p": 10, "head": 3, "loss": 5}
-
-
-def tiny(photos: Path, out: Path, *words: str) -> DictConfig:
-    places = [f"data.root={photos}", f"benchmark.folder.root={photos}", f"cache={out.parent}"]
-    return config.compose("train", [*TINY, *places, *words], out)
 
 
 def in_tuples(photos: Path, out: Path, *words: str) -> DictConfig:
@@ -57,12 +33,6 @@ def module(photos: Path, out: Path, *words: str) -> Retrieval:
     cfg = tiny(photos, out, *words)
     model = embedder.from_config(cfg)
     return Retrieval(model, training.losses.from_config(cfg, 4, model.dim, None), training.plain(cfg))
-
-
-def columns(folder: Path) -> dict[str, list[float]]:
-    with (folder / "metrics.csv").open() as lines:
-        rows = list(csv.DictReader(lines))
-    return {name: [float(row[name]) for row in rows if row[name]] for name in rows[0]}
 
 
 @pytest.fixture(scope="module")
