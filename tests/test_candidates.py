@@ -8,11 +8,12 @@ import pytest
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
-from retrieval import candidates, config, embedder, evaluation, report, runs, tables
+from retrieval import candidates, config, embedder, evaluation
 from retrieval.config import InputError
 from retrieval.data import images
 from retrieval.data.folder import read
 from retrieval.extraction import Extract, describe, describe_each
+from retrieval.report import runs, tables, writing
 from retrieval.results import Row, printed
 from retrieval.subjects import subject
 
@@ -177,7 +178,7 @@ def test_a_run_with_a_head_is_judged_under_no_other_pooling(photos: Path, tmp_pa
 
 def test_a_report_of_such_a_folder_has_a_line_a_pooling_and_no_unfinished_run(photos: Path, tmp_path: Path) -> None:
     judged(photos, tmp_path / "out", "evaluate.poolings=[gap,gem,{gem:{p:10}},{gem:{p:5}}]")
-    report.write([tmp_path], tmp_path)
+    writing.write([tmp_path], tmp_path)
     found = runs.collect([tmp_path])
     lines = tables.tables(found.rows)[0].lines
     assert [line[1].text for line in lines] == ["gap", "gem", "gem (p=5)", "gem (p=10)"]

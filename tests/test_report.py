@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from retrieval import charts, notes, pictures, report, runs, tables
+from retrieval.report import charts, notes, pictures, runs, tables, writing
+from retrieval.report.__main__ import main
 
 Write = Callable[..., Path]
 
@@ -49,7 +50,7 @@ def ranking(query: str, top: list[str], **other: Any) -> dict[str, Any]:
 
 
 def page_of(folder: Path) -> str:
-    return report.write([folder], folder).read_text()
+    return writing.write([folder], folder).read_text()
 
 
 def test_mean_and_sample_standard_deviation() -> None:
@@ -139,7 +140,7 @@ def test_curves_of_training_belong_to_the_pooling_trained(write: Write, tmp_path
 
 def test_csv_has_the_options(write: Write, tmp_path: Path) -> None:
     write("a", result(options="p=5"))
-    report.write([tmp_path], tmp_path)
+    writing.write([tmp_path], tmp_path)
     with (tmp_path / "report.csv").open() as lines:
         assert [line["options"] for line in csv.DictReader(lines)] == ["p=5"]
 
@@ -211,11 +212,11 @@ def test_unfinished_run_is_listed(write: Write, tmp_path: Path) -> None:
 
 
 def test_absent_folder_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert report.main([str(tmp_path / "nowhere")]) == 2 and str(tmp_path / "nowhere") in capsys.readouterr().err
+    assert main([str(tmp_path / "nowhere")]) == 2 and str(tmp_path / "nowhere") in capsys.readouterr().err
 
 
 def test_folder_without_results_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert report.main([str(tmp_path)]) == 2 and f"{tmp_path} holds none" in capsys.readouterr().err
+    assert main([str(tmp_path)]) == 2 and f"{tmp_path} holds none" in capsys.readouterr().err
 
 
 def test_notes_state_what_selected_the_model(write: Write, tmp_path: Path) -> None:
@@ -226,7 +227,7 @@ def test_notes_state_what_selected_the_model(write: Write, tmp_path: Path) -> No
 
 def test_csv_has_a_line_per_row(write: Write, tmp_path: Path) -> None:
     write("a", result(0.4), result(0.3, resolution=320, scales=[1.0, 0.5]))
-    report.write([tmp_path], tmp_path)
+    writing.write([tmp_path], tmp_path)
     with (tmp_path / "report.csv").open() as lines:
         read = [(line["mAP"], line["scales"], line["versions/torch"]) for line in csv.DictReader(lines)]
     assert read == [("0.4", "1.0", "2.9.0"), ("0.3", "1.0 0.5", "2.9.0")]
@@ -287,7 +288,7 @@ def test_charts_are_files(write: Write, tmp_path: Path) -> None:
     photo = picture(tmp_path / "photo.jpg")
     history = "epoch,step,train/loss,p\n0,0,0.5,3.0\n0,1,0.4,3.1\n"
     write("a", result(), result(0.6, resolution=320), rankings=[ranking(photo, [photo, "gone"])], history=history)
-    assert report.main([str(tmp_path), "--charts", str(tmp_path / "charts")]) == 0
+    assert main([str(tmp_path), "--charts", str(tmp_path / "charts")]) == 0
     names = sorted(path.name for path in (tmp_path / "charts").iterdir())
     assert names == ["p.svg", "ranking.png", "resolution.svg", "training.svg"]
 
@@ -296,7 +297,7 @@ def test_insert_replaces_only_between_the_markers(write: Write, tmp_path: Path) 
     write("a", result(0.4))
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- demo -->\nold 12.3\n<!-- /demo -->\nafter\n")
-    assert report.main([str(tmp_path), "--insert", str(readme), "--marker", "demo"]) == 0
+    assert main([str(tmp_path), "--insert", str(readme), "--marker", "demo"]) == 0
     text = readme.read_text()
     assert re.fullmatch(r"before\n<!-- demo -->\n.*\*\*40\.0\*\*.*\n<!-- /demo -->\nafter\n", text, re.DOTALL)
     assert "old 12.3" not in text
@@ -307,7 +308,7 @@ def test_tables_are_inserted_by_their_titles(write: Write, tmp_path: Path) -> No
     readme = tmp_path / "README.md"
     readme.write_text("<!-- demo -->\n<!-- /demo -->")
     words = [str(tmp_path), "--insert", str(readme), "--marker", "demo", "--only", "mP@k"]
-    assert report.main(words) == 0 and "**mP@k**" in readme.read_text() and "**mAP**" not in readme.read_text()
+    assert main(words) == 0 and "**mP@k**" in readme.read_text() and "**mAP**" not in readme.read_text()
     assert "**mAP**" in (tmp_path / "report.md").read_text()
 
 
@@ -316,20 +317,20 @@ def test_a_title_that_no_table_has_is_refused_with_those_there_are(
 ) -> None:
     write("a", result())
     words = [str(tmp_path), "--insert", str(tmp_path / "README.md"), "--only", "recall"]
-    assert report.main(words) == 2 and "there are: mAP, mP@k" in capsys.readouterr().err
+    assert main(words) == 2 and "there are: mAP, mP@k" in capsys.readouterr().err
 
 
 def test_insert_twice_changes_nothing_more(tmp_path: Path) -> None:
     file = tmp_path / "README.md"
     file.write_text("<!-- demo -->\n<!-- /demo -->")
-    report.insert(file, "demo", "table")
+    writing.insert(file, "demo", "table")
     once = file.read_text()
-    report.insert(file, "demo", "table")
+    writing.insert(file, "demo", "table")
     assert file.read_text() == once
 
 
 def test_absent_markers_are_named(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write("a", result())
     (tmp_path / "README.md").write_text("nothing here\n")
-    assert report.main([str(tmp_path), "--insert", str(tmp_path / "README.md"), "--marker", "demo"]) == 2
+    assert main([str(tmp_path), "--insert", str(tmp_path / "README.md"), "--marker", "demo"]) == 2
     assert "<!-- demo -->" in capsys.readouterr().err

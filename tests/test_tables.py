@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_report import ranking, result
 
-from retrieval import lines, notes, pictures, report, runs, tables
+from retrieval.report import lines, notes, pictures, runs, tables, writing
 
 Write = Callable[..., Path]
 THREE = [1.0, 2**-0.5, 0.5]
@@ -168,7 +168,7 @@ def test_each_metric_is_defined_where_it_is_shown(write: Write, tmp_path: Path) 
 def test_csv_has_intervals_macro_means_and_conventions(write: Write, tmp_path: Path) -> None:
     more = {"intervals": {"mAP": [0.3, 0.6], "mP@1": None}, "macro": {"mAP": 0.45}, "convention": {"crop": True}}
     write("a", result(**more))
-    report.write([tmp_path], tmp_path)
+    writing.write([tmp_path], tmp_path)
     with (tmp_path / "report.csv").open() as file:
         (line,) = csv.DictReader(file)
     names = ("intervals/mAP/low", "intervals/mAP/high", "intervals/mP@1/low", "macro/mAP", "convention/crop")

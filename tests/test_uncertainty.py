@@ -10,9 +10,11 @@ import pytest
 from numpy.typing import ArrayLike, NDArray
 from test_report import result
 
-from retrieval import metrics, report, runs, statistics, uncertainty
-from retrieval.differences import p_value
-from retrieval.page import Table
+from retrieval import metrics, statistics
+from retrieval.report import runs, uncertainty, writing
+from retrieval.report.__main__ import main
+from retrieval.report.differences import p_value
+from retrieval.report.table import Table
 
 Write = Callable[..., Path]
 QUERIES, LANDMARKS = 30, np.repeat([f"landmark{i}" for i in range(10)], 3)
@@ -55,8 +57,8 @@ def texts(table: Table) -> list[dict[str, str]]:
     return [dict(zip(table.header, (cell.text for cell in line), strict=True)) for line in table.lines]
 
 
-def report_of(folder: Path, **asked: Any) -> report.Report:
-    return report.report_of(runs.collect([folder]), **asked)
+def report_of(folder: Path, **asked: Any) -> writing.Report:
+    return writing.report_of(runs.collect([folder]), **asked)
 
 
 def intervals_of(folder: Path) -> dict[str, str]:
@@ -229,7 +231,7 @@ def test_comparisons_are_in_every_output(judged: Write, tmp_path: Path, asked: l
     judged("b", scored(0, 0.1), pooling="gap")
     readme = tmp_path / "README.md"
     readme.write_text("<!-- results -->\n<!-- /results -->\n")
-    assert report.main([str(tmp_path), *asked, "--insert", str(readme)]) == 0
+    assert main([str(tmp_path), *asked, "--insert", str(readme)]) == 0
     for file in (readme, tmp_path / "report.md", tmp_path / "report.html"):
         assert "[+10.00, +10.00]" in file.read_text()
 
@@ -238,4 +240,4 @@ def test_a_label_that_fits_nothing_ends_the_command(
     write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write("a", result())
-    assert report.main([str(tmp_path), "--against", "salad"]) == 2 and "choose by one of" in capsys.readouterr().err
+    assert main([str(tmp_path), "--against", "salad"]) == 2 and "choose by one of" in capsys.readouterr().err

@@ -11,9 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval import metrics, statistics
-from retrieval.lines import Row, by_benchmark
-from retrieval.page import Cell, Table
-from retrieval.tables import Grid, columns_of, gather, levels, main_metric, named, opening, percent, titled, values
+from retrieval.report.lines import Row, by_benchmark
+from retrieval.report.table import Cell, Table
+from retrieval.report.tables import (
+    Grid,
+    columns_of,
+    gather,
+    levels,
+    main_metric,
+    named,
+    opening,
+    percent,
+    titled,
+    values,
+)
 
 INTERVALS = (
     "Intervals: 95 %, percentile bootstrap that resamples landmarks, since photos of one landmark are not independent; "

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from retrieval import statistics
-from retrieval.lines import Line, Row, by_benchmark, line_of
-from retrieval.page import Cell, Table
-from retrieval.tables import Column, gather, levels, line_labels, main_metric
-from retrieval.uncertainty import Missing, aligned, per_query
+from retrieval.report.lines import Line, Row, by_benchmark, line_of
+from retrieval.report.table import Cell, Table
+from retrieval.report.tables import Column, gather, levels, line_labels, main_metric
+from retrieval.report.uncertainty import Missing, aligned, per_query
 
 EACH = "each line"
 NOTE = (

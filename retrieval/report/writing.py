@@ -1,25 +1,20 @@
-"""Tables, charts and one page from finished runs: `python -m retrieval.report DIR [DIR ...]`.
+"""What a report holds, and its files."""
 
-A run is a folder that holds `results.json`. Only what runs left behind is read; nothing is evaluated again.
-"""
-
-import argparse
 import csv
-import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retrieval import charts, page
-from retrieval.differences import against, compare
-from retrieval.lines import Row
-from retrieval.notes import notes
-from retrieval.page import Table
-from retrieval.pictures import CHARTS, draw, rankings
-from retrieval.runs import Runs, collect
-from retrieval.tables import tables
-from retrieval.uncertainty import interval_tables
+from retrieval.report import charts, page
+from retrieval.report.differences import against, compare
+from retrieval.report.lines import Row
+from retrieval.report.notes import notes
+from retrieval.report.pictures import CHARTS, draw, rankings
+from retrieval.report.runs import Runs, collect
+from retrieval.report.table import Table
+from retrieval.report.tables import tables
+from retrieval.report.uncertainty import interval_tables
 
 
 @dataclass(frozen=True)
@@ -52,7 +47,7 @@ def report_of(found: Runs, pair: Sequence[str] = (), reference: str | None = Non
 
 def write(dirs: Sequence[Path], output: Path | None = None) -> Path:
     """Write `report.md`, `report.csv` and `report.html` into `output` (the first of `dirs`); the page's path."""
-    return _write(report_of(collect(dirs)), output or dirs[0])
+    return write_files(report_of(collect(dirs)), output or dirs[0])
 
 
 def insert(file: Path, marker: str, text: str) -> None:
@@ -66,54 +61,10 @@ def insert(file: Path, marker: str, text: str) -> None:
     file.write_text(f"{before}{opening}\n\n{text}\n{closing}{after}", encoding="utf-8")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0, or 2 where what was asked for cannot be done, the reason on standard error."""
-    options = _parser().parse_args(argv)
-    try:
-        report = report_of(collect(options.dirs), options.compare, options.against)
-        if options.insert:
-            insert(options.insert, options.marker, _markdown(_with_titles(report, options.only)))
-        if options.charts:
-            _write_charts(report.found, options.charts)
-        path = _write(report, options.output or options.dirs[0])
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for sentence in report.warnings:
-        print(f"warning: {sentence}", file=sys.stderr)
-    print(path)
-    return 0
-
-
-def _with_titles(report: Report, texts: Sequence[str] | None) -> Report:
-    """The report with those tables alone whose title holds one of the texts; ValueError where a text is in none."""
-    for text in texts or ():
-        if not any(text in table.title for table in report.tables):
-            raise ValueError(f"no table's title holds {text!r}; there are: {', '.join(t.title for t in report.tables)}")
-    kept = [table for table in report.tables if texts is None or any(text in table.title for text in texts)]
-    return replace(report, tables=kept)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m retrieval.report", description="Tables and a page from runs.")
-    parser.add_argument("dirs", nargs="+", type=Path, metavar="DIR", help="searched for results.json, at any depth")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="where to write (default: the first DIR)")
-    parser.add_argument("--insert", type=Path, metavar="FILE", help="put the tables into this Markdown file too")
-    parser.add_argument("--marker", default="results", metavar="NAME", help="between <!-- NAME --> and <!-- /NAME -->")
-    parser.add_argument(
-        "--only", nargs="+", metavar="TEXT", help="of the tables, insert those whose title holds a TEXT"
-    )
-    pair = "how far line A is better than line B: labels, or parts of them that fit one line"
-    parser.add_argument("--compare", nargs=2, default=(), metavar=("A", "B"), help=pair)
-    parser.add_argument("--against", metavar="A", help="how far every other line is better than line A")
-    parser.add_argument("--charts", type=Path, metavar="DIR", help="write the charts as SVG and PNG files too")
-    return parser
-
-
-def _write(report: Report, output: Path) -> Path:
+def write_files(report: Report, output: Path) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     warned = "\n## Warnings\n\n" + "".join(f"- {sentence}\n" for sentence in report.warnings) if report.warnings else ""
-    (output / "report.md").write_text(f"# Results\n\n{_markdown(report)}{warned}", encoding="utf-8")
+    (output / "report.md").write_text(f"# Results\n\n{markdown(report)}{warned}", encoding="utf-8")
     _write_csv(report.found.rows, output / "report.csv")
     path = output / "report.html"
     path.write_text(_page(report), encoding="utf-8")
@@ -148,7 +99,7 @@ def _text(value: Any) -> Any:
     return " ".join(map(str, value)) if isinstance(value, list) else value
 
 
-def _write_charts(found: Runs, output: Path) -> None:
+def write_charts(found: Runs, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     for name, svg in draw(found).items():
         (output / f"{name}.svg").write_text(svg, encoding="utf-8")
@@ -156,7 +107,7 @@ def _write_charts(found: Runs, output: Path) -> None:
         (output / "ranking.png").write_bytes(charts.ranking(queries[0]))
 
 
-def _markdown(report: Report) -> str:
+def markdown(report: Report) -> str:
     parts = [table.markdown() for table in report.tables]
     return "\n".join([*parts, "".join(f"- {sentence}\n" for sentence in report.notes)])
 
@@ -173,7 +124,3 @@ def _page(report: Report) -> str:
     ]
     benchmarks = ", ".join(sorted({row["benchmark"] for row in found.rows}))
     return page.render(f"Retrieval results: {benchmarks}", sections)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

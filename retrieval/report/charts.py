@@ -18,7 +18,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageOps
 
-from retrieval.runs import History
+from retrieval.report.runs import History
 
 GREY = "#767676"
 COLOURS = ["#2a7fc1", "#d9601a", "#2c9a5b", "#a763c9", "#b58a12", "#d1477a", "#109aa8", "#8c6d5a"]

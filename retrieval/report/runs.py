@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from retrieval.lines import Row, describe, evaluation, model_of
+from retrieval.report.lines import Row, describe, evaluation, model_of
 
 History = Mapping[str, Mapping[int, float]]  # column of metrics.csv -> step -> value
 

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from retrieval.lines import Row, by_benchmark, conventions, evaluated, shared, varying
-from retrieval.tables import family, levels, metrics, names
+from retrieval.report.lines import Row, by_benchmark, conventions, evaluated, shared, varying
+from retrieval.report.tables import family, levels, metrics, names
 
 DEFINITIONS = {
     "mAP": "AP is the trapezoid average precision of the revisited Oxford and Paris protocol",

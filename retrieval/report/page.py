@@ -1,50 +1,18 @@
-"""Tables and one self-contained HTML page: no script, no request, every picture inside it as a data URI."""
+"""One self-contained HTML page: no script, no request, every picture inside it as a data URI."""
 
 import base64
 import html
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from string import Template
-from typing import Any, NamedTuple
+from typing import Any
 
-from retrieval.charts import MARKS, thumbnail
+from retrieval.report.charts import MARKS, thumbnail
+from retrieval.report.table import scroll
 
 TEMPLATE = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
 PHOTOS_LIMIT = 8_000_000  # bytes of photos, so that a page can still be mailed
-
-
-class Cell(NamedTuple):
-    text: str
-    best: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """The first `names` columns are words, the rest numbers; beside others a line that says "untrained" is paler."""
-
-    title: str
-    header: list[str]
-    lines: list[list[Cell]]
-    names: int = 3
-
-    def markdown(self) -> str:
-        rule = ["---"] * self.names + ["---:"] * (len(self.header) - self.names)
-        body = [[_markdown(cell) for cell in line] for line in self.lines]
-        head = [_markdown(Cell(title)) for title in self.header]
-        return f"**{self.title}**\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in (head, rule, *body))
-
-    def html(self) -> str:
-        kinds = [' class="word"'] * self.names + [""] * (len(self.header) - self.names)
-        titles = zip(kinds, self.header, strict=True)
-        head = "".join(f'<th scope="col"{kind}>{html.escape(title)}</th>' for kind, title in titles)
-        pale = [any(cell.text == "untrained" for cell in line) for line in self.lines]
-        body = "".join(
-            _line(line, kinds, faded and not all(pale)) for line, faded in zip(self.lines, pale, strict=True)
-        )
-        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        return f"<h3>{html.escape(self.title)}</h3>{scroll(table, self.title)}"
 
 
 def render(title: str, sections: Iterable[tuple[str, str]]) -> str:
@@ -70,11 +38,6 @@ def bullets(sentences: Iterable[str]) -> str:
 
 def folded(summary: str, text: str) -> str:
     return f"<details><summary>{html.escape(summary)}</summary><pre>{html.escape(text)}</pre></details>"
-
-
-def scroll(content: str, label: str) -> str:
-    """A box that scrolls sideways by itself (by keyboard too), so that the page never does."""
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(label)}">{content}</div>'
 
 
 def rankings(queries: Sequence[Sequence[Mapping[str, Any]]]) -> str:
@@ -130,18 +93,3 @@ def _photo(path: str, box: tuple[float, ...] | None, alt: str) -> str:
 
 def _uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _line(line: Sequence[Cell], kinds: Sequence[str], faded: bool) -> str:
-    row = '<tr class="untrained">' if faded else "<tr>"
-    return f"{row}{''.join(f'<td{kind}>{_html(cell)}</td>' for kind, cell in zip(kinds, line, strict=True))}</tr>"
-
-
-def _html(cell: Cell) -> str:
-    text = html.escape(cell.text)
-    return f"<strong>{text}</strong>" if cell.best else text
-
-
-def _markdown(cell: Cell) -> str:
-    text = html.escape(cell.text, quote=False).replace("|", "\\|")
-    return f"**{text}**" if cell.best else text

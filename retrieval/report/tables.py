@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from retrieval.lines import Line, Model, Row, line_of, model_of
-from retrieval.page import Cell, Table
+from retrieval.report.lines import Line, Model, Row, line_of, model_of
+from retrieval.report.table import Cell, Table
 
 LEVELS = ("medium", "hard", "easy", "public", "private", "")  # "" where a benchmark has no levels
 FAMILIES = ("mAP", "mAP@R", "mAP@k", "micro-AP", "mP@k", "recall@k")

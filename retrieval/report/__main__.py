@@ -1,0 +1,61 @@
+"""Tables, charts and one page from finished runs: `python -m retrieval.report DIR [DIR ...]`.
+
+A run is a folder that holds `results.json`. Only what runs left behind is read; nothing is evaluated again.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from retrieval.report.runs import collect
+from retrieval.report.writing import Report, insert, markdown, report_of, write_charts, write_files
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0, or 2 where what was asked for cannot be done, the reason on standard error."""
+    options = _parser().parse_args(argv)
+    try:
+        report = report_of(collect(options.dirs), options.compare, options.against)
+        if options.insert:
+            insert(options.insert, options.marker, markdown(_with_titles(report, options.only)))
+        if options.charts:
+            write_charts(report.found, options.charts)
+        path = write_files(report, options.output or options.dirs[0])
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for sentence in report.warnings:
+        print(f"warning: {sentence}", file=sys.stderr)
+    print(path)
+    return 0
+
+
+def _with_titles(report: Report, texts: Sequence[str] | None) -> Report:
+    """The report with those tables alone whose title holds one of the texts; ValueError where a text is in none."""
+    for text in texts or ():
+        if not any(text in table.title for table in report.tables):
+            raise ValueError(f"no table's title holds {text!r}; there are: {', '.join(t.title for t in report.tables)}")
+    kept = [table for table in report.tables if texts is None or any(text in table.title for text in texts)]
+    return replace(report, tables=kept)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m retrieval.report", description="Tables and a page from runs.")
+    parser.add_argument("dirs", nargs="+", type=Path, metavar="DIR", help="searched for results.json, at any depth")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where to write (default: the first DIR)")
+    parser.add_argument("--insert", type=Path, metavar="FILE", help="put the tables into this Markdown file too")
+    parser.add_argument("--marker", default="results", metavar="NAME", help="between <!-- NAME --> and <!-- /NAME -->")
+    parser.add_argument(
+        "--only", nargs="+", metavar="TEXT", help="of the tables, insert those whose title holds a TEXT"
+    )
+    pair = "how far line A is better than line B: labels, or parts of them that fit one line"
+    parser.add_argument("--compare", nargs=2, default=(), metavar=("A", "B"), help=pair)
+    parser.add_argument("--against", metavar="A", help="how far every other line is better than line A")
+    parser.add_argument("--charts", type=Path, metavar="DIR", help="write the charts as SVG and PNG files too")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
