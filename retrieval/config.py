@@ -13,7 +13,6 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -174,12 +173,7 @@ def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None
         @functools.wraps(task)
         def job(cfg: DictConfig) -> Any:
             refuse_unknown(cfg, name)
-            try:
-                return task(cfg)
-            except InputError as error:  # a sweep goes on, and would name its first failure alone, at its end
-                if HydraConfig.get().mode is RunMode.MULTIRUN:
-                    print(f"error in {' '.join(HydraConfig.get().overrides.task)}: {explain(error)}", file=sys.stderr)
-                raise
+            return task(cfg)
 
         def run() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"
