@@ -149,13 +149,17 @@ def prepared(words: list[str], script: str) -> list[str]:
     """
     words = [f"++{word}" if word.startswith(FREE_FORM) else of_script(word, script) for word in words]
     given = [word.split("=", 1)[1] for word in words if word.startswith("output_dir=")]
-    if given and {"-m", "--multirun"} & set(words):
-        raise InputError(
-            "the jobs of a sweep cannot share one output_dir: give hydra.sweep.dir=DIR, each has a folder there"
-        )
     if given:
         words.append(f"hydra.run.dir={given[-1]}")
     return words
+
+
+def refuse_shared(words: Iterable[str]) -> None:
+    """Refuse one output_dir among the words of a sweep."""
+    if any(word.lstrip("+").startswith("output_dir=") for word in words):
+        raise InputError(
+            "the jobs of a sweep cannot share one output_dir: give hydra.sweep.dir=DIR, each has a folder there"
+        )
 
 
 def of_script(word: str, script: str) -> str:

@@ -48,8 +48,10 @@ class PlannedLauncher(Launcher):
         self.chosen = chosen
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from retrieval import config as of_jobs
         from retrieval.sweep.jobs import Claimed
 
+        of_jobs.refuse_shared(config.hydra.overrides.task)
         self.context, self.sweep_dir = hydra_context, Path(config.hydra.sweep.dir).absolute()
         self.config, self.script = deepcopy(config), str(config.hydra.job.config_name)
         with read_write(self.config), open_dict(self.config):
