@@ -45,8 +45,9 @@ def row(item: Any, folder: Path) -> tuple[Row, list[str]]:
     scales, values = item["scales"], item["metrics"]
     if not scales or not all(number(scale) and 0 < scale < math.inf for scale in scales):
         raise ValueError(f"'scales' must be numbers above 0, got {short(scales)}")
-    if wrong := [name for name, value in values.items() if not (value is None or number(value))] or not values:
-        raise ValueError(f"'metrics' must be numbers by name, got {short({n: values[n] for n in wrong or ()})}")
+    wrong = {name: value for name, value in values.items() if not (value is None or number(value))}
+    if wrong or not values:
+        raise ValueError(f"'metrics' must be numbers by name, got {short(wrong)}")
     said: list[str] = []
     known = {key: _known(key, value, folder, said) for key, value in item.items() if key not in OURS}
     crop = {"crop": True} if item.get("crop") else {}  # of rows written before there was `convention`

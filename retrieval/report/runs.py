@@ -103,7 +103,7 @@ def _run(folder: Path, jobs: dict[Path, str], warnings: list[str]) -> Run:
     wanted = states.wanted(config)
     if count is not None and (not count or count < wanted):
         run.state, go_on = (run.state, "") if run.state else states.run(folder, config)
-        warnings.append(f"{folder}: {run.state}, {count} of {wanted or 'its'} results{go_on}")
+        warnings.append(f"{folder}: {run.state} ({f'{count} of {wanted}' if wanted else 'no'} results){go_on}")
     elif run.state:
         warnings.append(f"{folder}: {run.state}")
     return run
@@ -183,5 +183,9 @@ def _versions(rows: Sequence[Row]) -> list[str]:
     for library in LIBRARIES:
         seen = Counter(str(row["versions"][library]) for row in rows if library in (row.get("versions") or {}))
         if len(seen) > 1:
-            said.append(f"{library} " + ", ".join(f"{version} ({n} rows)" for version, n in sorted(seen.items())))
-    return [f"Rows were judged by several versions: {'; '.join(said)}; values may differ by that alone"] if said else []
+            said.append(f"{library} " + " and ".join(f"{version} in {n}" for version, n in sorted(seen.items())))
+    return (
+        [f"Rows were judged by several versions, {', '.join(said)} of them: values may differ by that alone"]
+        if said
+        else []
+    )

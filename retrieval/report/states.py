@@ -32,12 +32,13 @@ def sweeps(dirs: Sequence[Path], warnings: list[str]) -> dict[Path, str]:
         except Unreadable as error:
             warnings.append(str(error))
             continue
-        seen = Counter(_seen(job, file.parent) for job in jobs)
-        for job in jobs:
-            if (state := _seen(job, file.parent)) not in ("done", "waiting"):
-                found[file.parent / job["folder"]] = _words(state, file.parent / job["folder"], job.get("error"))
-        if seen["done"] < len(jobs):
-            warnings.append(_summary(file.parent, seen))
+        seen = [_seen(job, file.parent) for job in jobs]
+        for job, state in zip(jobs, seen, strict=True):
+            folder = file.parent / job["folder"]
+            if state not in ("done", "waiting"):
+                found[folder] = _words(state, folder, job.get("error"))
+        if not set(seen) <= {"done"}:
+            warnings.append(_summary(file.parent, Counter(seen)))
     return found
 
 
