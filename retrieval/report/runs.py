@@ -59,10 +59,11 @@ def collect(dirs: Sequence[Path]) -> Runs:
     files = {real(file): file for folder in there for file in reading.find(folder, "results.json")}
     for file in sorted(files.values(), key=lambda file: (file.lstat().st_mtime, file)):
         found.runs.append(_run(file.parent, jobs, found.warnings))
-    for folder in sorted({folder for root in there for folder in _without_results(root, found.runs)}):
+    begun = {real(folder): folder for root in there for folder in _without_results(root, found.runs)}
+    for folder in sorted(begun.values()):
         found.runs.append(_run(folder, jobs, found.warnings))
-    begun = {real(run.folder) for run in found.runs}
-    found.warnings += [f"{folder}: {state}" for folder, state in going.items() if real(folder) not in begun]
+    seen = {real(run.folder) for run in found.runs}
+    found.warnings += [f"{folder}: {state}" for folder, state in going.items() if real(folder) not in seen]
     _agree(found.rows)
     _drop_repeated(found)
     found.warnings = [reading.cleaned(said) for said in dict.fromkeys([*found.warnings, *_versions(found.rows)])]
