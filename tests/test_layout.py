@@ -9,6 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "retrieval"
 LAYERS = [
+    {"sweep"},
     {"training"},
     {"callbacks", "resume"},
     {"evaluation", "mining", "optimization", "pieces"},
@@ -38,6 +39,7 @@ ROOMS = {
     "faiss": {"search/approximate", "search/files"},
     "wandb": {"callbacks"},
     "webdataset": {"data/stream"},
+    "rich": {"sweep/overview"},
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
