@@ -13,7 +13,7 @@ from retrieval.config import CONFIGS, load_yaml
 NOT_TRAINED = "nothing: not trained"
 MODEL = ("backbone", "pooling", "head")
 CHOICES = ("loss", "miner", "sampler", "optimizer", "schedule")  # groups of which one is chosen
-ONLY_LOG = tuple(f"retrieval.callbacks.{name}" for name in ("PoolingExponent", "Waiting", "Evaluate"))
+ONLY_LOG = tuple(f"retrieval.callbacks.{name}" for name in ("PoolingExponent", "Waiting", "Evaluate", "Progress"))
 KEYS = ("lr_multipliers", "layer_decay", "freeze_p", "freeze_batchnorm", "memory")
 
 FREE = ("resume", "dry_run", "output_dir", "cache", "logger", "checkpoint_steps")  # decide neither weights nor rows

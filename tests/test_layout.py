@@ -39,6 +39,7 @@ ROOMS = {
     "faiss": {"search/approximate", "search/files"},
     "wandb": {"callbacks"},
     "webdataset": {"data/stream"},
+    "rich": {"sweep/overview"},
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 

@@ -127,7 +127,7 @@ def test_another_config_is_refused_and_the_difference_named(whole_run: Path, pho
     [
         (["data.resolutions=null"], r"has data\.resolutions = \[32, 64\], this call has None"),
         (
-            ["callbacks=[exponent]"],
+            ["callbacks=[exponent,progress]"],
             r"has callbacks\.waiting\._target_ = retrieval\.callbacks\.Waiting, this call has absent",
         ),
     ],

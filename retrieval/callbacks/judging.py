@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 
 from retrieval import evaluation, processes, sharding
 from retrieval.benchmarks import Benchmark
@@ -80,6 +81,7 @@ class Evaluate(pl.Callback):
 
 
 def log(trainer: pl.Trainer, values: Mapping[str, float]) -> None:
-    """Write values of the model that so many steps have made."""
+    """Write values of the model that so many steps have made, and let the other callbacks know them."""
+    trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
     for logger in trainer.loggers:
         logger.log_metrics(dict(values), step=trainer.global_step)

@@ -1,0 +1,28 @@
+"""How a sweep stands, on a terminal until it is finished: `python -m retrieval.sweep DIR`. Ctrl-C ends that."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from retrieval.config import InputError
+from retrieval.sweep.overview import show
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0, or 2 where the folder holds no sweep, the reason on standard error."""
+    parser = argparse.ArgumentParser(prog="python -m retrieval.sweep", description="How a sweep stands.")
+    parser.add_argument("dir", type=Path, metavar="DIR", help="the folder of a sweep: it holds sweep.json")
+    options = parser.parse_args(argv)
+    try:
+        with suppress(KeyboardInterrupt):
+            show(options.dir)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
