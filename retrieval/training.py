@@ -25,7 +25,7 @@ from retrieval import embedder as embedders
 from retrieval import evaluation, extraction, launch, losses, processes, resume, sharding, vocabulary, whitening
 from retrieval.benchmarks import Benchmark
 from retrieval.benchmarks.folder import SameLandmark
-from retrieval.callbacks import Clock, Guard, HeldOut, Preemption
+from retrieval.callbacks import Clock, Guard, HeldOut, Preemption, progress
 from retrieval.callbacks.checkpoints import Latest, WholeFiles, continue_curves, newest, written
 from retrieval.callbacks.mining import Mining
 from retrieval.config import InputError, build, flag
@@ -137,6 +137,8 @@ class Parts:
         """Write the rows of the model as it is."""
         about = subject(cfg, untrained, NOT_TRAINED if untrained else cfg.selected_by)
         model, output_dir = self.module.embedder, Path(cfg.output_dir)
+        if processes.first():
+            progress.say(output_dir, "judging", {})
         evaluation.run_each([model], self.benchmarks, self.extract, [about], output_dir, kept, self.method)
 
 

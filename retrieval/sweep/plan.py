@@ -6,6 +6,7 @@ has. A running job holds a lock on its folder, which the system frees when a pro
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -135,7 +136,8 @@ def refuse_taken(job: Job, jobs: Sequence[Job]) -> None:
 
 def lock(sweep_dir: Path, folder: str) -> FileLock:
     """What a job holds while it runs."""
-    (sweep_dir / folder).mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):
+        (sweep_dir / folder).mkdir(parents=True, exist_ok=True)
     return FileLock(sweep_dir / folder / LOCK)
 
 
@@ -145,7 +147,7 @@ def _seen(job: Job, sweep_dir: Path) -> Job:
     try:
         with lock(sweep_dir, job.folder).acquire(timeout=0):
             return replace(job, state="killed")
-    except Timeout:
+    except (Timeout, RuntimeError, OSError):  # held, by another or by this thread, or another person's sweep
         return job
 
 
