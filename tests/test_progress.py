@@ -47,9 +47,9 @@ def noted(photos: Path, out: Path, *words: str, checkpoint: Path | None = None) 
     return watch.seen
 
 
-def test_the_end_of_training_is_the_last_step(trained: Path) -> None:
+def test_what_is_judged_stands_at_the_last_step(trained: Path) -> None:
     said = held(trained)
-    assert said["phase"] == "training" and said["step"] == said["steps"] == len(columns(trained)["train/loss"])
+    assert said["phase"] == "judging" and said["step"] == said["steps"] == len(columns(trained)["train/loss"])
 
 
 def test_the_values_are_the_last_ones_logged(trained: Path) -> None:
