@@ -7,6 +7,7 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -188,39 +189,69 @@ def _filled(
     )
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a config of eval.py asks for; own: the whitenings that a run or a published network brings."""
+
+    found: Sequence[candidates.Candidate]
+    own: Mapping[str, Whitening]
+    extract: Extract
+    benchmarks: Mapping[str, Benchmark]
+    method: Method
+
+    @classmethod
+    def of(cls, cfg: DictConfig, overridden: set[str]) -> "Asked":
+        """Everything that can be refused before a photo is described is refused here, and nothing is written."""
+        refuse(cfg, overridden)
+        extract: Extract = build(cfg.extract)
+        poolings, side = cfg.evaluate.poolings, extract.resolutions[0]
+        own = whitening.of_run(Path(cfg.run)) if cfg.run else {}
+        if cfg.network:
+            network = published.load(cfg.network, cfg.cache)
+            found, own = [candidates.of_published(network, cfg)], network.whitenings
+        else:
+            run = Path(cfg.run or "")
+            found = candidates.of_run(run, poolings, side) if cfg.run else candidates.off_the_shelf(cfg, side)
+        models = [candidate.model for candidate in found]
+        for model in models:
+            extraction.check(model, extract.resolutions, extract.scales, extract.aspect)
+            vocabulary.refuse_unfitted(model)
+        benchmarks, method = benchmarks_of(cfg), method_of(cfg, own, extract)
+        method.check(models, benchmarks, len(extract.resolutions))
+        asked = cls(found, own, extract, benchmarks, method)
+        if not cfg.run and processes.first():
+            refuse_other(Path(cfg.output_dir), found, asked.rows)
+        return asked
+
+    @property
+    def models(self) -> list[Embedder]:
+        return [candidate.model for candidate in self.found]
+
+    @property
+    def rows(self) -> int:
+        return len(self.found) * len(self.benchmarks) * len(self.extract.resolutions)
+
+
 def from_config(cfg: DictConfig, overridden: set[str]) -> list[Row]:
     """What eval.py does: judge the run `cfg.run`, the published network `cfg.network`, or without either the model that
     the config describes.
 
     With `evaluate.poolings` it is each of these poolings on the one backbone.
     """
-    refuse(cfg, overridden)
-    extract: Extract = build(cfg.extract)
-    poolings, output_dir = cfg.evaluate.poolings, Path(cfg.run or cfg.output_dir)
-    side, own = extract.resolutions[0], whitening.of_run(output_dir) if cfg.run else {}
-    if cfg.network:
-        network = published.load(cfg.network, cfg.cache)
-        found, own = [candidates.of_published(network, cfg)], network.whitenings
-    else:
-        found = candidates.of_run(output_dir, poolings, side) if cfg.run else candidates.off_the_shelf(cfg, side)
-    models = [candidate.model for candidate in found]
+    asked, output_dir = Asked.of(cfg, overridden), Path(cfg.run or cfg.output_dir)
     if not (cfg.run or cfg.network or cfg.backbone.pretrained or cfg.backbone.weights):
         warnings.warn(
             f"{backbone_name(cfg)} is judged with random weights: backbone.pretrained=true or backbone.weights=FILE "
             "gives it those of a training",
             stacklevel=1,
         )
-    for model in models:
-        extraction.check(model, extract.resolutions, extract.scales, extract.aspect)
-        vocabulary.refuse_unfitted(model)
-    benchmarks, method = benchmarks_of(cfg), method_of(cfg, own, extract)
-    method.check(models, benchmarks, len(extract.resolutions))
     if not cfg.run and processes.first():
-        resume(output_dir, found, len(models) * len(benchmarks) * len(extract.resolutions))
-        candidates.save(found, cfg, output_dir)
-        whitening.save_all(own, output_dir)
-    subjects, kept = [candidate.subject for candidate in found], Path(cfg.cache) / "descriptors"
-    return run_each(models, benchmarks, extract, subjects, output_dir, kept, method)
+        for name in ("results.json", "rankings.json"):  # of a call that was killed: judged again from what is kept
+            (output_dir / name).unlink(missing_ok=True)
+        candidates.save(asked.found, cfg, output_dir)
+        whitening.save_all(asked.own, output_dir)
+    subjects, kept = [candidate.subject for candidate in asked.found], Path(cfg.cache) / "descriptors"
+    return run_each(asked.models, asked.benchmarks, asked.extract, subjects, output_dir, kept, asked.method)
 
 
 def benchmarks_of(cfg: DictConfig) -> dict[str, Benchmark]:
@@ -259,9 +290,8 @@ def refuse(cfg: DictConfig, overridden: set[str]) -> None:
         )
 
 
-def resume(output_dir: Path, found: Sequence[candidates.Candidate], rows: int) -> None:
-    """Clear the way for a call that was killed and is made again; a folder with another run, or with all of this one's
-    rows, is refused."""
+def refuse_other(output_dir: Path, found: Sequence[candidates.Candidate], rows: int) -> None:
+    """Refuse a folder with another run or with all of this one's rows; a call that was killed may be made again."""
     file = output_dir / "results.json"
     complete = file.is_file() and len(json.loads(file.read_text())) >= rows
     saved = [output_dir / candidate.folder / "config.yaml" for candidate in found]
@@ -269,8 +299,6 @@ def resume(output_dir: Path, found: Sequence[candidates.Candidate], rows: int) -
     same = all(not path.is_file() or path.read_text() == text for path, text in zip(saved, wanted, strict=True))
     if complete or not same or not any(path.is_file() for path in saved):
         refuse_used(output_dir)
-    for name in ("results.json", "rankings.json"):  # judged again, from descriptors that are kept
-        (output_dir / name).unlink(missing_ok=True)
 
 
 def refuse_used(output_dir: Path) -> None:

@@ -15,6 +15,16 @@ from retrieval.embedder import Embedder
 BACKBONE = "embedder.backbone."
 
 
+def steps_of(batches: int, trainer: Any) -> tuple[int, int]:
+    """Steps of the optimizer in a whole training of so many batches an epoch by a Lightning Trainer, and in an epoch.
+
+    Not the Trainer's own estimate, which opens the loader before it knows where a killed run stopped.
+    """
+    each = math.ceil(batches / trainer.accumulate_grad_batches)
+    steps = each * int(trainer.max_epochs or 1)
+    return steps if trainer.max_steps < 0 else min(steps, trainer.max_steps), each
+
+
 class WarmupCosine(LambdaLR):
     """Linear warm-up over the first `warmup` share of the steps, then half a cosine to zero."""
 

@@ -35,7 +35,7 @@ from retrieval.data.module import LandmarkData, refuse_sizes
 from retrieval.embedder import Embedder
 from retrieval.extraction import Extract
 from retrieval.method import Method
-from retrieval.optimization import hold_p, parameter_groups
+from retrieval.optimization import hold_p, parameter_groups, steps_of
 from retrieval.pieces import embedded, refuse_pieces
 from retrieval.results import Row
 from retrieval.subjects import NOT_TRAINED, plain, subject
@@ -76,11 +76,8 @@ class Retrieval(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = build(self.cfg["optimizer"], params=self.groups())
-        # not the Trainer's own estimate, which opens the loader before it knows where a killed run stopped
         batches = len(self.trainer.datamodule.batches)  # pyright: ignore[reportAttributeAccessIssue]
-        each = math.ceil(batches / self.trainer.accumulate_grad_batches)
-        steps = each * int(self.trainer.max_epochs or 1)
-        steps = steps if self.trainer.max_steps < 0 else min(steps, self.trainer.max_steps)
+        steps, each = steps_of(batches, self.trainer)
         scheduler = build(self.cfg["schedule"], optimizer=optimizer, total_steps=steps, steps_per_epoch=each)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
