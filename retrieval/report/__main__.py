@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from retrieval.report.pivot import Asked
 from retrieval.report.runs import collect
 from retrieval.report.writing import Report, insert, markdown, report_of, write_charts, write_files
 
@@ -17,7 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0, or 2 where what was asked for cannot be done, the reason on standard error."""
     options = _parser().parse_args(argv)
     try:
-        report = report_of(collect(options.dirs), options.compare, options.against)
+        asked = Asked(options.rows, options.columns, options.values)
+        report = report_of(collect(options.dirs), options.compare, options.against, asked if any(asked) else None)
         if options.insert:
             insert(options.insert, options.marker, markdown(_with_titles(report, options.only)))
         if options.charts:
@@ -49,6 +51,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--marker", default="results", metavar="NAME", help="between <!-- NAME --> and <!-- /NAME -->")
     parser.add_argument(
         "--only", nargs="+", metavar="TEXT", help="of the tables, insert those whose title holds a TEXT"
+    )
+    keys = "keys of a table of its own: of a row (pooling, level, ...), its training (loss) or config (optimizer.lr)"
+    parser.add_argument("--rows", nargs="+", default=(), metavar="KEY", help=keys)
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        default=(),
+        metavar="KEY",
+        help="likewise; default: as far as not rows, benchmark level resolution",
+    )
+    parser.add_argument(
+        "--values",
+        nargs="+",
+        default=(),
+        metavar="METRIC",
+        help="what it shows (default: mAP, or the main metric of each benchmark)",
     )
     pair = "how far line A is better than line B: labels, or parts of them that fit one line"
     parser.add_argument("--compare", nargs=2, default=(), metavar=("A", "B"), help=pair)

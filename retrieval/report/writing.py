@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.report import charts, page
+from retrieval.report.cost import cost
 from retrieval.report.differences import against, compare
 from retrieval.report.lines import Row
-from retrieval.report.notes import notes
+from retrieval.report.notes import mixed, notes
 from retrieval.report.pictures import CHARTS, draw, rankings
+from retrieval.report.pivot import Asked, pivot
 from retrieval.report.runs import Runs, collect
 from retrieval.report.table import Table
 from retrieval.report.tables import tables
@@ -28,21 +30,31 @@ class Report:
     @property
     def warnings(self) -> list[str]:
         unfinished = (f"{folder} holds a config.yaml but no results" for folder in self.found.unfinished)
-        return [*self.found.warnings, *(f"{which}: still going or failed" for which in unfinished)]
+        return [
+            *self.found.warnings,
+            *mixed(self.found.rows),
+            *(f"{which}: still going or failed" for which in unfinished),
+        ]
 
 
-def report_of(found: Runs, pair: Sequence[str] = (), reference: str | None = None) -> Report:
-    """pair: labels of two lines to compare; reference: of one that every other is compared with.
+def report_of(
+    found: Runs, pair: Sequence[str] = (), reference: str | None = None, asked: Asked | None = None
+) -> Report:
+    """pair: labels of two lines to compare; reference: of one that every other is compared with; asked: the keys of a
+    table that comes first.
 
-    Raises ValueError where a label fits no line or several, or the lines cannot be compared.
+    Raises ValueError where a label fits no line or several, the lines cannot be compared, or no row has a key.
     """
     rows = found.rows
     intervals, of_intervals = interval_tables(rows)
     compared = [compare(rows, *pair)] if pair else []
     compared += [against(rows, reference)] if reference is not None else []
     differences, of_differences = [table for table, _ in compared], [said for _, of_one in compared for said in of_one]
-    said = dict.fromkeys([*notes(rows), *of_intervals, *of_differences])
-    return Report(found, [*tables(rows), *intervals, *differences], list(said))
+    by_keys = [pivot(rows, asked)] if asked else []
+    of_cost, of_keys = cost(rows), [said for _, of_one in by_keys for said in of_one]
+    said = dict.fromkeys([*notes(rows), *of_keys, *of_intervals, *of_cost[1], *of_differences])
+    first = [table for table, _ in by_keys]
+    return Report(found, [*first, *tables(rows), *intervals, *of_cost[0], *differences], list(said))
 
 
 def write(dirs: Sequence[Path], output: Path | None = None) -> Path:
