@@ -19,7 +19,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         asked = Asked(options.rows, options.columns, options.values)
-        report = report_of(collect(options.dirs), options.compare, options.against, asked if any(asked) else None)
+        pivoted = asked if any(asked) else None
+        report = report_of(
+            collect(options.dirs), options.compare, options.against, pivoted, with_published=options.published
+        )
         if options.insert:
             insert(options.insert, options.marker, markdown(_with_titles(report, options.only)))
         if options.charts:
@@ -71,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     pair = "how far line A is better than line B: labels, or parts of them that fit one line"
     parser.add_argument("--compare", nargs=2, default=(), metavar=("A", "B"), help=pair)
     parser.add_argument("--against", metavar="A", help="how far every other line is better than line A")
+    parser.add_argument("--published", action="store_true", help="numbers of others on ROxford and RParis beside ours")
     parser.add_argument("--charts", type=Path, metavar="DIR", help="write the charts as SVG and PNG files too")
     return parser
 

@@ -21,13 +21,7 @@ def config_of(row: Mapping[str, Any]) -> dict[str, Any]:
     A pooling that was judged on the backbone of another one's run has no keys here; nothing has without a
     `config.yaml` that can be read.
     """
-    folder = Path(row["folder"])
-    below = sorted(file for file in folder.glob("*/config.yaml") if file.parent.name != ".hydra")
-    whole = _read(folder / "config.yaml")
-    fitting = next((cfg for cfg in (whole, *map(_read, below)) if _describes(cfg, row)), None)
-    cfg = fitting or {key: value for key, value in whole.items() if key != "pooling"}
-    keys = MODEL if row["untrained"] else (*MODEL, *TRAINING)
-    return flat({key: cfg[key] for key in keys if key in cfg})
+    return _config(Path(row["folder"]), row["pooling"], row.get("options") or "", row["untrained"])
 
 
 def flat(nested: Mapping[str, Any], above: str = "") -> dict[str, Any]:
@@ -39,14 +33,23 @@ def flat(nested: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     return found
 
 
-def _describes(cfg: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
-    """Whether the pooling of a config is that of a row."""
-    name, pooling = (cfg.get("names") or {}).get("pooling"), cfg.get("pooling")
-    alike = name == row["pooling"] and isinstance(pooling, Mapping)
-    return alike and options("pooling", row["pooling"], pooling) == (row.get("options") or "")
-
-
 @functools.cache  # a finished run's config stays what it is
+def _config(folder: Path, pooling: str, changed: str, untrained: bool) -> dict[str, Any]:
+    below = sorted(file for file in folder.glob("*/config.yaml") if file.parent.name != ".hydra")
+    whole = _read(folder / "config.yaml")
+    fitting = next((cfg for cfg in (whole, *map(_read, below)) if _describes(cfg, pooling, changed)), None)
+    cfg = fitting or {key: value for key, value in whole.items() if key != "pooling"}
+    keys = MODEL if untrained else (*MODEL, *TRAINING)
+    return flat({key: cfg[key] for key in keys if key in cfg})
+
+
+def _describes(cfg: Mapping[str, Any], pooling: str, changed: str) -> bool:
+    """Whether the pooling of a config is the one named, with what is changed of it."""
+    own = cfg.get("pooling")
+    alike = (cfg.get("names") or {}).get("pooling") == pooling and isinstance(own, Mapping)
+    return alike and options("pooling", pooling, own) == changed
+
+
 def _read(file: Path) -> dict[str, Any]:
     try:
         cfg: Any = OmegaConf.to_container(load_yaml(file))

@@ -14,8 +14,8 @@ MEMORY = {"peak memory (GiB)": ("peak_memory", 2.0**30, 2)}
 # Seconds, and seconds a photo: what is faster did not decode its photos, but read descriptors that were kept.
 START, PER_PHOTO = 0.05, 1e-4
 SHARED = (
-    "seconds are those of one pass over the photos of the benchmarks named, 'of n' where n poolings shared it; one that "
-    "went on where another had stopped has its own part alone."
+    "seconds are those of one pass over the photos of the benchmarks named, 'of n' where n poolings shared it; a pass "
+    "that went on where another had stopped has its own part alone."
 )
 
 
@@ -82,13 +82,10 @@ def _column(rows: Sequence[Row], key: str, unit: float, digits: int) -> dict[Lin
     """Mean and spread over runs of what their rows say under a key."""
     by_run: dict[Line, dict[str, float]] = {}
     for row in rows:
-        value = row.get(key)
-        by_run.setdefault(line_of(row), {}).update({row["folder"]: value / unit} if _known(value) else {})
+        value, of_line = row.get(key), by_run.setdefault(line_of(row), {})
+        if isinstance(value, int | float):
+            of_line[row["folder"]] = value / unit
     return {line: _mean(list(values.values()), digits) for line, values in by_run.items()}
-
-
-def _known(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _mean(values: Sequence[float], digits: int, note: str = "") -> Cell:

@@ -5,13 +5,25 @@ from typing import Any, NamedTuple
 
 from retrieval.config import near
 from retrieval.report.configs import config_of
-from retrieval.report.lines import EVALUATED, SIZES, Line, Row, by_benchmark, evaluated, line_of, natural, short, sizes
+from retrieval.report.lines import (
+    EVALUATED,
+    SIZES,
+    Line,
+    Row,
+    by_benchmark,
+    canonical,
+    evaluated,
+    line_of,
+    natural,
+    short,
+    sizes,
+)
 from retrieval.report.spread import cell, fewer, highest, rounded
 from retrieval.report.table import Cell, Table
 from retrieval.report.tables import LEVELS, main_metric, metrics, order_of
 from retrieval.subjects import CHOICES, KEYS
 
-ROWS, COLUMNS = ("pooling",), ("benchmark", "level", "resolution")  # where none are asked for
+ROWS, COLUMNS = ("backbone", "pooling"), ("benchmark", "level", "resolution")  # where none are asked for
 # What a row is split by, as far as it must be: these, in their order, then what has a dot, then the last ones.
 FIRST = ("untrained", "backbone", "pooling", "options", "head", "trained_with", *CHOICES, "resolutions", "crop", *KEYS)
 THEN = ("benchmark", "metric", "level", "resolution", *EVALUATED, *SIZES)
@@ -165,7 +177,7 @@ def _table(cells: Cells, by_rows: Sequence[str], by_columns: Sequence[str], spli
         lines.append(line)
     titles = [", ".join(filter(None, map(_titled, by_columns, column))) or shown[0] for column in columns]
     words = [*("weights" if key == "untrained" else key for key in by_rows), *(["split by"] if split else [])]
-    by = ", ".join(key for key in by_rows if key != "untrained" or len(by_rows) == 1)
+    by = ", ".join(key for key in by_rows if key != "untrained" or len(by_rows) == 1) or ", ".join(by_columns)
     return Table(f"{', '.join(shown)} by {by}", [*words, "seeds", *titles], lines, len(words))
 
 
@@ -181,8 +193,10 @@ def _best(cells: Sequence[Sequence[Point]]) -> dict[tuple[Any, ...], str]:
 
 
 def _judged(points: Sequence[Point]) -> tuple[Any, ...]:
-    """Whether a cell is of untrained models, its benchmark, resolution, level and metric."""
-    return points[0].facts["untrained"], *points[0].is_of[1:]
+    """Whether a cell is of untrained models, its benchmark with its photos, its resolution, level and metric."""
+    first = points[0]
+    photos = {key: value for key, value in first.facts.items() if key in SIZES or key.startswith("convention.")}
+    return first.facts["untrained"], *first.is_of[1:], canonical({key: x for key, x in photos.items() if x})
 
 
 def _split(splits: Mapping[str, Sequence[str]]) -> list[str]:

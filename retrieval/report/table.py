@@ -15,18 +15,19 @@ LATEX = {
 
 
 class Cell(NamedTuple):
-    """numbers: what the text was made of, unrounded, by name. link: the address of those whose number it is."""
+    """numbers: what the text was made of, unrounded, by name. link: the address of those who published what is not
+    ours, "" where none is known."""
 
     text: str
     best: bool = False
     numbers: Mapping[str, float] | None = None
-    link: str = ""
+    link: str | None = None
 
 
 @dataclass(frozen=True)
 class Table:
-    """The first `names` columns are words, the rest numbers; beside others a line that says "untrained" is paler. A
-    line with a link is not ours, and in italics."""
+    """The first `names` columns are words, the rest numbers; beside others a line that says "untrained" is paler, and
+    one that is not ours is in italics."""
 
     title: str
     header: list[str]
@@ -65,7 +66,7 @@ class Table:
     def records(self) -> list[list[str | float]]:
         """The lines of a CSV file, the first its header: a column for each number behind a cell, `, 320 px, sd`."""
         each = [list(dict.fromkeys(name for line in self.lines for name in line[i].numbers or ())) for i in self._all()]
-        head = [
+        head: list[str | float] = [
             title if name in ("", "mean") else f"{title}, {name}"
             for title, names in zip(self.header, each, strict=True)
             for name in names or [""]
@@ -76,7 +77,7 @@ class Table:
         return range(len(self.header))
 
     def _lines(self) -> Iterator[tuple[list[Cell], bool]]:
-        return ((line, any(cell.link for cell in line)) for line in self.lines)
+        return ((line, any(cell.link is not None for cell in line)) for line in self.lines)
 
     def _head(self) -> str:
         """The header in LaTeX: one row, or two where the first part of a title ("oxford, 320 px") is that of several
