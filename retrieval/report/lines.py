@@ -130,17 +130,22 @@ def _name_settings(rows: Sequence[Row]) -> None:
     for row in rows:
         alike.setdefault(model_of(row)[:5], {}).setdefault(row["settings"], []).append(row)
     for by_settings in alike.values():
-        configs = (
-            {settings: config_of(same[0]) for settings, same in by_settings.items()} if len(by_settings) > 1 else {}
-        )
-        known = {settings: config for settings, config in configs.items() if config}
-        keys = dict.fromkeys(key for config in known.values() for key in config)
-        full = {settings: {key: config.get(key) for key in keys} for settings, config in known.items()}
-        for settings, config in full.items():
-            own = [f"{key}={short(config[key])}" for key in varying(list(full.values())) if config[key] is not None]
-            words = [word for word in own if len(word) <= LONGEST][:MOST]
-            for row in by_settings[settings]:
-                row["apart"] = ", ".join(filter(None, [row.get("apart"), *words]))
+        if len(by_settings) > 1:
+            words = _of_configs({settings: config_of(same[0]) for settings, same in by_settings.items()})
+            for row in (row for same in by_settings.values() for row in same):
+                row["apart"] = ", ".join(filter(None, [row["apart"], words.get(row["settings"])]))
+
+
+def _of_configs(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What differs among the configs that could be read, in a few short words for each."""
+    keys = dict.fromkeys(key for config in configs.values() for key in config)
+    full = {name: {key: config.get(key) for key in keys} for name, config in configs.items() if config}
+    differing = varying(list(full.values()))
+    said = {
+        name: [f"{key}={short(config[key])}" for key in differing if config[key] is not None]
+        for name, config in full.items()
+    }
+    return {name: ", ".join([word for word in words if len(word) <= LONGEST][:MOST]) for name, words in said.items()}
 
 
 def short(value: Any) -> str:

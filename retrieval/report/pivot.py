@@ -1,26 +1,15 @@
 """A table by any keys of the rows: a mean over seeds in each cell, and over nothing else."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from retrieval.config import near
 from retrieval.report.configs import config_of
-from retrieval.report.lines import (
-    EVALUATED,
-    SIZES,
-    Line,
-    Row,
-    by_benchmark,
-    canonical,
-    evaluated,
-    line_of,
-    natural,
-    short,
-    sizes,
-)
+from retrieval.report.lines import EVALUATED, SIZES, Row, canonical, natural
+from retrieval.report.points import Point, points
 from retrieval.report.spread import cell, fewer, highest, rounded
 from retrieval.report.table import Cell, Table
-from retrieval.report.tables import LEVELS, main_metric, metrics, order_of
+from retrieval.report.tables import LEVELS, order_of
 from retrieval.subjects import CHOICES, KEYS
 
 ROWS, COLUMNS = ("backbone", "pooling"), ("benchmark", "level", "resolution")  # where none are asked for
@@ -28,11 +17,6 @@ ROWS, COLUMNS = ("backbone", "pooling"), ("benchmark", "level", "resolution")  #
 FIRST = ("untrained", "backbone", "pooling", "options", "head", "trained_with", *CHOICES, "resolutions", "crop", *KEYS)
 THEN = ("benchmark", "metric", "level", "resolution", *EVALUATED, *SIZES)
 LAST = ("descriptor", "settings", "apart")
-# What came out, what is different for every seed, and what stands in the table under another name.
-NO_KEYS = {
-    *("seed", "metrics", "macro", "intervals", "search_recall", "p", "per_query", "seconds", "poolings_in_pass"),
-    *("trained_seconds", "peak_memory", "config", "folder", "training", "convention", "versions"),
-}
 PLAIN = ("untrained", "benchmark", "metric", "level", "backbone", "pooling", "options", "descriptor", "apart")
 
 
@@ -42,18 +26,6 @@ class Asked(NamedTuple):
     rows: Sequence[str]
     columns: Sequence[str]
     values: Sequence[str]
-
-
-class Point(NamedTuple):
-    """One value of one row, and all that it may be sorted by."""
-
-    value: float
-    seed: int
-    is_of: tuple[Line, str, int, str, str]  # alike for points that differ in seed alone
-    facts: Mapping[str, Any]
-
-    def says(self, key: str) -> str:
-        return text(key, self.facts.get(key))
 
 
 Key = tuple[str, ...]
@@ -81,46 +53,12 @@ def pivot(rows: Sequence[Row], asked: Asked) -> tuple[Table, list[str]]:
     return _table(cells, by_rows, by_columns, bool(splits), shown), said
 
 
-def points(rows: Sequence[Row], wanted: Sequence[str] = ()) -> Iterator[Point]:
-    """Each value of each row, of the metrics wanted (`mAP`), else of the main one of its benchmark."""
-    if absent := [metric for metric in wanted if metric not in metrics(rows)]:
-        raise ValueError(f"no row has the metric {absent[0]!r}: {near(absent[0], metrics(rows))}")
-    main = {benchmark: main_metric(mine) for benchmark, mine in by_benchmark(rows).items()}
-    for row in rows:
-        facts = _facts(row)
-        for name, value in row["metrics"].items():
-            level, _, metric = name.rpartition("/")
-            if metric in (wanted or [main[row["benchmark"]]]):
-                is_of = (line_of(row), row["benchmark"], row["resolution"], level, metric)
-                yield Point(float(value), row["seed"], is_of, {**facts, "level": level, "metric": metric})
-
-
 def needed(group: Sequence[Point], by_columns: Sequence[str]) -> list[str]:
     """The keys that a group of points must be split by so that those of one cell differ in seed alone."""
     keys: list[str] = []
     while clash := _clash(group, [*by_columns, *keys]):
         keys.append(next(key for key in _splitting(clash) if len({point.says(key) for point in clash}) > 1))
     return keys
-
-
-def text(key: str, value: Any) -> str:
-    """The value of a key as a cell shows it; "-" where there is none."""
-    if key == "untrained":
-        return "untrained" if value else "trained"
-    if key == "level":
-        return str(value).capitalize() or "-"
-    if value is None or value in ("", [], {}):
-        return "-"
-    return value if isinstance(value, str) else short(value).removesuffix(".0")
-
-
-def _facts(row: Row) -> dict[str, Any]:
-    """All that a row says, by key: its config's keys are dotted, as are `convention.crop` and `versions.torch`."""
-    own = {key: value for key, value in row.items() if key not in (*NO_KEYS, *EVALUATED)}
-    versions = {f"versions.{library}": version for library, version in (row.get("versions") or {}).items()}
-    convention = {f"convention.{key}": value for key, value in row["convention"].items()}
-    judged = {key: value or None for key, value in (*convention.items(), *evaluated(row).items(), *sizes(row).items())}
-    return {**config_of(row), **versions, **(row.get("training") or {}), **own, **judged}
 
 
 def _keys(asked: Asked, found: Sequence[Point]) -> tuple[list[str], list[str]]:
@@ -156,20 +94,21 @@ def _splitting(clash: Sequence[Point]) -> list[str]:
 
 
 def _cells(group: Sequence[Point], by_rows: Sequence[str], by_columns: Sequence[str], keys: Sequence[str]) -> Cells:
-    """The cells of a group, split by keys: the last word of a row says by which values."""
+    """The cells of a group, split by keys: after the words that name a row stands what it was split by."""
     cells: Cells = {}
     for point in sorted(group, key=lambda point: (_order(keys, tuple(map(point.says, keys))), point.seed)):
-        row = *map(point.says, by_rows), ", ".join(_titled(key, point.says(key)) for key in keys) or "-"
+        own = tuple(map(point.says, keys))
+        row = *map(point.says, by_rows), ", ".join(filter(None, map(_titled, keys, own))) or "-", *own
         cells.setdefault(row, {}).setdefault(tuple(map(point.says, by_columns)), []).append(point)
     return cells
 
 
 def _table(cells: Cells, by_rows: Sequence[str], by_columns: Sequence[str], split: bool, shown: Sequence[str]) -> Table:
     columns = sorted({column for of in cells.values() for column in of}, key=lambda column: _order(by_columns, column))
-    best, lines = _best([points for of in cells.values() for points in of.values()]), []
+    best, lines = _best([of_cell for of in cells.values() for of_cell in of.values()]), []
     for row, of in cells.items():
         seeds = max(map(len, of.values()))
-        line = [*map(Cell, row if split else row[:-1]), Cell(str(seeds))]
+        line = [*map(Cell, row[: len(by_rows) + split]), Cell(str(seeds))]
         for column in columns:
             values = _values(of.get(column, ()))
             leads = bool(values) and rounded(values) == best.get(_judged(of[column]))
@@ -184,17 +123,17 @@ def _table(cells: Cells, by_rows: Sequence[str], by_columns: Sequence[str], spli
 def _best(cells: Sequence[Sequence[Point]]) -> dict[tuple[Any, ...], str]:
     """The highest mean, as printed, of the trained (of the untrained where there are no others), wherever cells were
     judged alike."""
-    some_trained = any(not _judged(points)[0] for points in cells)
+    some_trained = not all(of_cell[0].facts["untrained"] for of_cell in cells)
     alike: dict[tuple[Any, ...], list[list[float]]] = {}
-    for points in cells:
-        if not (some_trained and _judged(points)[0]):
-            alike.setdefault(_judged(points), []).append(_values(points))
+    for of_cell in cells:
+        if not (some_trained and of_cell[0].facts["untrained"]):
+            alike.setdefault(_judged(of_cell), []).append(_values(of_cell))
     return {judged: highest(each) for judged, each in alike.items()}
 
 
-def _judged(points: Sequence[Point]) -> tuple[Any, ...]:
+def _judged(of_cell: Sequence[Point]) -> tuple[Any, ...]:
     """Whether a cell is of untrained models, its benchmark with its photos, its resolution, level and metric."""
-    first = points[0]
+    first = of_cell[0]
     photos = {key: value for key, value in first.facts.items() if key in SIZES or key.startswith("convention.")}
     return first.facts["untrained"], *first.is_of[1:], canonical({key: x for key, x in photos.items() if x})
 
@@ -213,12 +152,12 @@ def _without_config(rows: Sequence[Row], keys: Sequence[str]) -> list[str]:
     return [f"{folder} has no config.yaml that can be read: {', '.join(of_config)} is not known." for folder in folders]
 
 
-def _values(points: Sequence[Point]) -> list[float]:
-    return [point.value for point in points]
+def _values(of_cell: Sequence[Point]) -> list[float]:
+    return [point.value for point in of_cell]
 
 
 def _titled(key: str, value: str) -> str:
-    """A value as the title of a column says it; "" where there is none that needs a word."""
+    """A value as the title of a column, or what a row is split by, says it; "" where there is nothing to say."""
     if key in PLAIN:
         return "" if value == "-" else value
     if value == "-":
@@ -227,7 +166,7 @@ def _titled(key: str, value: str) -> str:
 
 
 def _order(keys: Sequence[str], values: Key) -> list[Any]:
-    """Levels and metrics in the order of a report, numbers as numbers."""
+    """Levels and metrics in the order of a report, numbers as numbers, nothing at the end."""
     return [_place(key, value) for key, value in zip(keys, values, strict=True)]
 
 
@@ -235,4 +174,9 @@ def _place(key: str, value: str) -> Any:
     if key == "level":
         level = value.lower().replace("-", "")
         return (*LEVELS, level).index(level), level
-    return order_of(value) if key == "metric" else natural(value)
+    if key == "metric":
+        return order_of(value)
+    try:
+        return 0, float(value), []
+    except ValueError:
+        return 1 + (value == "-"), 0.0, natural(value)

@@ -10,7 +10,7 @@ from retrieval.config import load_yaml
 from retrieval.report.lines import Line, Row, evaluated, line_of, word
 from retrieval.report.spread import cell, highest, rounded
 from retrieval.report.table import Cell, Table
-from retrieval.report.tables import labels, named, values
+from retrieval.report.tables import named, names, values
 
 FILE = Path(__file__).with_name("published.yaml")
 BENCHMARKS = ("roxford5k", "rparis6k", "roxford5k_1m", "rparis6k_1m")
@@ -46,22 +46,21 @@ def benchmark_of(row: Row) -> str:
 
 def _ours(rows: Sequence[Row], all_rows: Sequence[Row]) -> Iterator[list[Cell]]:
     """A line for each of our lines and resolutions, the best value of a level bold."""
-    groups: dict[tuple[Line, int], list[Row]] = {}
+    groups: dict[tuple[Line, int, str], list[Row]] = {}
     for row in sorted(rows, key=lambda row: (line_of(row).order, row["resolution"])):
-        groups.setdefault((line_of(row), row["resolution"]), []).append(row)
-    untrained, names = all(row["untrained"] for row in rows), labels(all_rows)
-    alike = [of for (line, _), of in groups.items() if line.model.untrained == untrained]
-    best = {level: highest(_scored(of, level) for of in alike if level in _levels(of[0])) for level in LEVELS}
-    for (line, _), of in groups.items():
-        first, fair = of[0], line.model.untrained == untrained
-        backbone = "" if names[line.model].startswith(line.model.backbone) else f"{line.model.backbone} · "
-        training = "untrained" if first["untrained"] else first.get("trained_on") or "trained"
-        found = {level: _scored(of, level) for level in LEVELS if level in _levels(first)}
+        groups.setdefault((line_of(row), row["resolution"], row["benchmark"]), []).append(row)
+    untrained, named_as = all(row["untrained"] for row in rows), names(all_rows)
+    alike = [of for (line, *_), of in groups.items() if line.model.untrained == untrained]
+    best = {level: highest(filter(None, (_scored(of, level) for of in alike))) for level in LEVELS}
+    for (line, *_), of in groups.items():
+        fair, training = line.model.untrained == untrained, of[0].get("trained_on") or "trained"
+        words = [f"{line.model.backbone} · {named_as[line.model]}", "untrained" if of[0]["untrained"] else training]
+        each = {level: _scored(of, level) for level in LEVELS}
         scores = [
-            cell(found[level], fair and rounded(found[level]) == best[level]) if level in found else Cell("-")
+            cell(each[level], fair and rounded(each[level]) == best[level]) if each[level] else Cell("-")
             for level in LEVELS
         ]
-        yield [*map(Cell, ("ours", backbone + names[line.model], training, _test(first))), *scores]
+        yield [*map(Cell, ("ours", *words, _test(of[0]))), *scores]
 
 
 def _test(row: Row) -> str:
@@ -90,7 +89,7 @@ def _theirs(one: Mapping[str, Any], benchmark: str, source: Mapping[str, str]) -
 
 
 def _scored(rows: Sequence[Row], level: str) -> list[float]:
-    return values(rows, level, "mAP")
+    return values([row for row in rows if level in _levels(row)], level, "mAP")
 
 
 def _levels(row: Row) -> list[str]:
