@@ -6,12 +6,18 @@ from retrieval import config
 
 
 @config.main("eval")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig) -> float | None:
     from retrieval import evaluation, results
 
+    if cfg.dry_run:
+        from retrieval.sweep import cost
+
+        print(cost.table([cfg], [{}], "eval"))
+        return None
     rows = evaluation.from_config(cfg, config.overridden())
     if rows:  # of several processes the first one judges
         print(results.printed(rows), f"written to {cfg.run or cfg.output_dir}", sep="\n")
+    return results.objective(rows)
 
 
 if __name__ == "__main__":

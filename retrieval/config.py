@@ -13,7 +13,6 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -150,13 +149,17 @@ def prepared(words: list[str], script: str) -> list[str]:
     """
     words = [f"++{word}" if word.startswith(FREE_FORM) else of_script(word, script) for word in words]
     given = [word.split("=", 1)[1] for word in words if word.startswith("output_dir=")]
-    if given and {"-m", "--multirun"} & set(words):
-        raise InputError(
-            "the jobs of a sweep cannot share one output_dir: give hydra.sweep.dir=DIR, each has a folder there"
-        )
     if given:
         words.append(f"hydra.run.dir={given[-1]}")
     return words
+
+
+def refuse_shared(words: Iterable[str]) -> None:
+    """Refuse one output_dir among the words of a sweep."""
+    if any(word.lstrip("+").startswith("output_dir=") for word in words):
+        raise InputError(
+            "the jobs of a sweep cannot share one output_dir: give hydra.sweep.dir=DIR, each has a folder there"
+        )
 
 
 def of_script(word: str, script: str) -> str:
@@ -174,12 +177,7 @@ def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None
         @functools.wraps(task)
         def job(cfg: DictConfig) -> Any:
             refuse_unknown(cfg, name)
-            try:
-                return task(cfg)
-            except InputError as error:  # a sweep goes on, and would name its first failure alone, at its end
-                if HydraConfig.get().mode is RunMode.MULTIRUN:
-                    print(f"error in {' '.join(HydraConfig.get().overrides.task)}: {explain(error)}", file=sys.stderr)
-                raise
+            return task(cfg)
 
         def run() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"

@@ -177,6 +177,17 @@ def mark(image: int, relevant: NDArray, ignored: NDArray) -> str:
     return "right" if image in relevant else "junk" if image in ignored else "wrong"
 
 
+def objective(rows: Sequence[Row]) -> float | None:
+    """What a search over settings maximises: the mAP on held-out training landmarks where there are any, otherwise the
+    mean of the rows' Medium mAP, or of the first metric of a benchmark without levels; None without rows."""
+    trained = [row for row in rows if not row["untrained"]] or rows
+    held_out = [row["validation"] for row in trained if row.get("validation") is not None]
+    found = held_out or [
+        next((value for value in row["metrics"].values() if value is not None), 0.0) for row in trained
+    ]
+    return float(np.mean(found)) if found else None
+
+
 def append(path: Path, rows: list[Row]) -> None:
     """Add rows to a JSON list on disk; the file is replaced as a whole, one process at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,18 +1,15 @@
 """What the folder of a run holds already, and whether a call may go on with it."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
 from retrieval.config import InputError, chosen, load_yaml
 from retrieval.evaluation import refuse_used
 from retrieval.results import Row
-from retrieval.subjects import plain
+from retrieval.subjects import FREE, leaves, plain
 
-FREE = ("resume", "output_dir", "cache", "logger", "checkpoint_steps")  # decide neither weights nor rows
 FOUND = (
     "backbone.mean",
     "backbone.std",
@@ -21,6 +18,7 @@ FOUND = (
     "head.out_dim",
     "trained_on",
     "selected_by",
+    *(f"trained.{key}" for key in ("seconds", "steps", "peak_memory", "validation")),
 )
 MADE = ("model.safetensors", "results.json", "rankings.json")
 
@@ -53,7 +51,8 @@ def free(key: str, cfg: DictConfig) -> bool:
     streamed = cfg.sampler.get("_target_") is None
     if key == "output_dir" and cfg.data.get("validation"):
         return False
-    return key.split(".")[0] in FREE or (key.endswith("workers") and not (streamed and key == "data.workers"))
+    shown = key == "trainer.enable_progress_bar"
+    return shown or key.split(".")[0] in FREE or (key.endswith("workers") and not (streamed and key == "data.workers"))
 
 
 def finished(cfg: DictConfig, output_dir: Path) -> list[Row] | None:
@@ -70,12 +69,3 @@ def clear(output_dir: Path) -> None:
     """Remove what an interrupted call has judged: it is judged again, from descriptors that are kept."""
     for name in MADE:
         (output_dir / name).unlink(missing_ok=True)
-
-
-def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of nested dictionaries with its dotted name; lists are values."""
-    if not isinstance(value, dict):
-        yield place, value
-        return
-    for key, item in value.items():
-        yield from leaves(item, f"{place}.{key}" if place else str(key))

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,9 @@ CHOICES = ("loss", "miner", "sampler", "optimizer", "schedule")  # groups of whi
 ONLY_LOG = tuple(f"retrieval.callbacks.{name}" for name in ("PoolingExponent", "Waiting", "Evaluate"))
 KEYS = ("lr_multipliers", "layer_decay", "freeze_p", "freeze_batchnorm", "memory")
 
+FREE = ("resume", "dry_run", "output_dir", "cache", "logger", "checkpoint_steps")  # decide neither weights nor rows
+ELSEWHERE = ("output_dir", "cache", "run", "dry_run", "trained")  # says where, or what came out
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -23,7 +26,8 @@ class Subject:
 
     options: see `options`. trained_with: the pooling, with its options, that the backbone was trained with where
     that is another than the one judged; None where it is the same or nothing was trained. training: see `training`,
-    None where nothing was trained, or elsewhere.
+    None where nothing was trained, or elsewhere. trained_seconds, steps, peak_memory (bytes) and validation, the mAP on
+    held-out landmarks: of the training, None where unknown.
     """
 
     backbone: str
@@ -36,6 +40,10 @@ class Subject:
     selected_by: str
     trained_on: str | None
     training: dict[str, Any] | None
+    trained_seconds: float | None
+    steps: int | None
+    peak_memory: int | None
+    validation: float | None
     settings: str
     config: str
 
@@ -47,6 +55,7 @@ def subject(cfg: DictConfig, untrained: bool, selected_by: str) -> Subject:
     settings["names"] = {group: cfg.names[group] for group in (*MODEL, *CHOICES) if group in settings}
     if "callbacks" in settings:
         settings["callbacks"] = selecting(settings["callbacks"])
+    took = {} if untrained else cfg.get("trained") or {}
     return Subject(
         backbone=backbone_name(cfg),
         pooling=cfg.names.pooling,
@@ -58,8 +67,12 @@ def subject(cfg: DictConfig, untrained: bool, selected_by: str) -> Subject:
         selected_by=selected_by,
         trained_on=cfg.get("trained_on"),
         training=None if untrained or "data" not in cfg else training(cfg),
+        trained_seconds=took.get("seconds"),
+        steps=took.get("steps"),
+        peak_memory=took.get("peak_memory"),
+        validation=took.get("validation"),
         settings=digest(settings),
-        config=digest({key: value for key, value in plain(cfg).items() if key not in ("output_dir", "cache", "run")}),
+        config=digest({key: value for key, value in plain(cfg).items() if key not in ELSEWHERE}),
     )
 
 
@@ -110,3 +123,12 @@ def digest(value: Any) -> str:
 def plain(cfg: Any) -> Any:
     """Dictionaries and lists in place of OmegaConf's."""
     return OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
+
+
+def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of nested dictionaries with its dotted name; lists are values."""
+    if not isinstance(value, dict):
+        yield place, value
+        return
+    for key, item in value.items():
+        yield from leaves(item, f"{place}.{key}" if place else str(key))

@@ -25,7 +25,7 @@ from retrieval import embedder as embedders
 from retrieval import evaluation, extraction, launch, losses, processes, resume, sharding, vocabulary, whitening
 from retrieval.benchmarks import Benchmark
 from retrieval.benchmarks.folder import SameLandmark
-from retrieval.callbacks import Guard, HeldOut, Preemption
+from retrieval.callbacks import Clock, Guard, HeldOut, Preemption
 from retrieval.callbacks.checkpoints import Latest, WholeFiles, continue_curves, newest, written
 from retrieval.callbacks.mining import Mining
 from retrieval.config import InputError, build, flag
@@ -103,6 +103,7 @@ class Parts:
     method: Method
     module: Retrieval
     trainer: pl.Trainer
+    clock: Clock
 
     @classmethod
     def of(cls, cfg: DictConfig) -> "Parts":
@@ -128,8 +129,9 @@ class Parts:
             backbone.checkpoint_activations()
         if cfg.compile:
             backbone.compile_training()
-        trainer = trainer_of(cfg, data, extract, benchmarks)
-        return cls(extract, data, benchmarks, method, module, trainer)
+        clock = Clock()
+        trainer = trainer_of(cfg, data, extract, benchmarks, clock)
+        return cls(extract, data, benchmarks, method, module, trainer, clock)
 
     def judge(self, cfg: DictConfig, untrained: bool, kept: Path | None) -> None:
         """Write the rows of the model as it is."""
@@ -158,7 +160,8 @@ def fit(cfg: DictConfig) -> list[Row]:
         parts.judge(cfg, True, Path(cfg.cache) / "descriptors")
     train(parts, checkpoint, int(cfg.seed), output_dir)
     parts.module.embedder = sharding.whole(parts.module.embedder)
-    cfg.selected_by = select(parts)
+    cfg.selected_by, validation = select(parts)
+    cfg.trained = {**parts.clock.took(parts.trainer.global_step), "validation": validation}
     if processes.first():
         embedders.save(parts.module.embedder, cfg, output_dir)
     parts.judge(cfg, False, output_dir / "descriptors" if processes.world_size() > 1 else None)
@@ -272,7 +275,7 @@ def quieted() -> None:
 
 
 def trainer_of(
-    cfg: DictConfig, data: LandmarkData, extract: Extract, benchmarks: Mapping[str, Benchmark]
+    cfg: DictConfig, data: LandmarkData, extract: Extract, benchmarks: Mapping[str, Benchmark], clock: Clock
 ) -> pl.Trainer:
     """The Lightning Trainer with the loggers and callbacks of the config."""
     output_dir = Path(cfg.output_dir)
@@ -298,7 +301,7 @@ def trainer_of(
         raise InputError(
             "early stopping looks at held-out landmarks: give data.validation, for example data.validation=3"
         )
-    callbacks = [Guard(), *callbacks, Latest(folder, cfg.checkpoint_steps), Preemption()]
+    callbacks = [clock, Guard(), *callbacks, Latest(folder, cfg.checkpoint_steps), Preemption()]
     parts = {"logger": loggers, "callbacks": callbacks, "plugins": [WholeFiles()], "default_root_dir": output_dir}
     try:
         return build(cfg.trainer, **parts, **launch.layout(cfg.trainer))
@@ -306,14 +309,15 @@ def trainer_of(
         raise InputError(f"trainer: {error}") from error
 
 
-def select(parts: Parts) -> str:
-    """Put the selected weights into the embedder; says what selected them."""
+def select(parts: Parts) -> tuple[str, float | None]:
+    """Put the selected weights into the embedder; says what selected them, and their mAP on held-out landmarks."""
     held_out = parts.data.validation
     if held_out is None:
-        return "the last step"
+        return "the last step", None
     best = parts.trainer.checkpoint_callback
     assert isinstance(best, ModelCheckpoint)
     state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
     own = {name: weights for name, weights in state["state_dict"].items() if name.startswith("embedder.")}
     parts.module.embedder.load_state_dict({name.removeprefix("embedder."): own[name] for name in own})
-    return f"mAP {float(best.best_model_score):.4f} on {len(held_out.landmarks)} held-out training landmarks"  # pyright: ignore[reportArgumentType]
+    score = float(best.best_model_score)  # pyright: ignore[reportArgumentType]
+    return f"mAP {score:.4f} on {len(held_out.landmarks)} held-out training landmarks", score

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from retrieval.config import CONFIGS, InputError, build, chosen, compose, flag, load_yaml, near, prepared
+from retrieval.config import CONFIGS, InputError, build, chosen, compose, flag, load_yaml, near, prepared, refuse_shared
 from retrieval.poolings import GeM
 
 ROOT = CONFIGS.parent
@@ -108,7 +108,7 @@ def test_keys_that_nothing_reads_are_refused_even_when_added(tmp_path: Path, wor
 
 def test_jobs_of_a_sweep_do_not_share_an_output_folder() -> None:
     with pytest.raises(InputError, match=r"give hydra\.sweep\.dir=DIR"):
-        prepared(["-m", "output_dir=x"], "train")
+        refuse_shared(["pooling=gap", "output_dir=x"])
 
 
 def test_a_class_reached_through_an_allowed_module_is_refused() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "retrieval"
 LAYERS = [
+    {"sweep"},
     {"training"},
     {"callbacks", "resume"},
     {"evaluation", "mining", "optimization", "pieces"},

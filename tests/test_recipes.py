@@ -1,7 +1,11 @@
 """Recipes: what they promise, what their authors published, and a step of training on a small copy of the data."""
 
+import json
+import os
 import pickle
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,8 @@ import pytest
 from PIL import Image
 
 from retrieval import training
-from retrieval.config import CONFIGS, compose
+from retrieval.config import CONFIGS, compose, load_yaml
+from retrieval.sweep.plan import read
 
 EXPERIMENT = CONFIGS / "experiment"
 RECIPES = sorted(EXPERIMENT.glob("*/*.yaml"))
@@ -123,3 +128,27 @@ def test_a_step_is_trained_and_judged_on_a_small_copy(
     assert all(row["scales"] == list(cfg.extract.scales) and row["resolution"] == 1024 for row in rows)
     assert all((row["whitening"] or "").startswith("learned") != bool(layer) for row in rows)
     assert abs(rows[0]["p"] - 3) == pytest.approx(10 * cfg.optimizer.lr, rel=0.1)  # one step of Adam
+
+
+@pytest.mark.parametrize("name", ["gem_vs_gap", "gem_vs_gap_photos", "gem_vs_gap_sfm120k"])
+def test_a_study_is_four_poolings_with_three_seeds(name: str) -> None:
+    study = load_yaml(EXPERIMENT / "train" / f"{name}.yaml").hydra
+    assert study.sweeper.params == {"pooling": "gap,max,gem,strided_conv", "seed": "0,1,2"}
+    assert (study.mode, study.sweep.dir) == ("MULTIRUN", f"runs/{name}")
+
+
+def test_a_study_runs_by_the_name_of_its_recipe_alone(photos: Path, tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        (tmp_path / "photos" / part).parent.mkdir(exist_ok=True)
+        (tmp_path / "photos" / part).symlink_to(photos)
+    sweep = tmp_path / "sweep"
+    words = ["backbone.name=test_resnet", "backbone.weights=null", "seed=0", "pooling=gap,gem", "logger=csv"]
+    small = ["data.resolution=64", "extract.resolutions=[48]", "sampler.landmarks=2", "sampler.photos=2"]
+    here = [f"hydra.sweep.dir={sweep}", f"cache={tmp_path}", "trainer.max_steps=1", "evaluate_untrained=false"]
+    call = [sys.executable, "train.py", "experiment=gem_vs_gap_photos", *words, *small, *here]
+    environment = {**os.environ, "PHOTOS": str(tmp_path / "photos"), "WEIGHTS": "none"}
+    subprocess.run(call, cwd=CONFIGS.parent, env=environment, check=True, capture_output=True)
+    assert [json.loads((sweep / job.folder / "results.json").read_text())[0]["pooling"] for job in read(sweep)] == [
+        "gap",
+        "gem",
+    ]

@@ -216,7 +216,7 @@ def test_absent_folder_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_folder_without_results_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(tmp_path)]) == 2 and f"{tmp_path} holds none" in capsys.readouterr().err
+    assert main([str(tmp_path)]) == 2 and f"{tmp_path} is empty" in capsys.readouterr().err
 
 
 def test_notes_state_what_selected_the_model(write: Write, tmp_path: Path) -> None:

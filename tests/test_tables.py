@@ -176,12 +176,12 @@ def test_csv_has_intervals_macro_means_and_conventions(write: Write, tmp_path: P
 
 
 @pytest.mark.parametrize("bad", [{"intervals": {"mAP": [0.1]}}, {"intervals": {"mAP": ["a", 1]}}, {"macro": 0.4}])
-def test_a_malformed_interval_or_macro_mean_is_left_out_with_a_warning(
+def test_a_malformed_interval_or_macro_mean_is_not_shown_and_its_row_is(
     write: Write, tmp_path: Path, bad: dict[str, Any]
 ) -> None:
-    write("a", result(**bad), result(0.3))
+    write("a", result(0.3, **bad))
     found = runs.collect([tmp_path])
-    assert len(found.rows) == 1 and "item 1 is left out" in found.warnings[0]
+    assert found.rows[0]["metrics"]["mAP"] == 0.3 and "is not shown" in found.warnings[0]
 
 
 def test_curves_are_of_lines_while_these_are_few(write: Write, tmp_path: Path) -> None:
@@ -235,15 +235,14 @@ def test_a_mean_over_other_versions_and_devices_is_warned_of_once(write: Write, 
     for seed, (version, device) in enumerate((("2.9.0", "cpu"), ("2.10.0", "cuda"))):
         both = (result(seed=seed, resolution=r, versions={"torch": version}, device=device) for r in (224, 320))
         write(f"{seed}", *both)
-    warned = writing.report_of(runs.collect([tmp_path])).warnings
-    assert warned == [
-        "gem on landmarks: the mean is over seeds judged with device cpu and cuda; torch 2.10.0 and 2.9.0"
-    ]
+    sentence = "gem on landmarks: the mean is over seeds judged with device cpu and cuda; torch 2.10.0 and 2.9.0"
+    report = writing.report_of(runs.collect([tmp_path]))
+    assert report.warnings.count(sentence) == 1 and notes.mixed(report.found.rows) == [sentence]
 
 
 def test_lines_of_other_versions_are_not_warned_of(write: Write, tmp_path: Path) -> None:
     write("a", result(), result(pooling="gap", versions={"torch": "2.10.0"}))
-    assert writing.report_of(runs.collect([tmp_path])).warnings == []
+    assert notes.mixed(runs.collect([tmp_path]).rows) == []
 
 
 def named(folder: Path) -> list[str]:
@@ -280,3 +279,10 @@ def test_seeds_of_one_setting_share_a_line_whatever_else_their_configs_say(write
         config = f"seed: {seed}\nnames: {{pooling: gem}}\noutput_dir: /{seed}\ntrainer: {{max_epochs: 3}}\n"
         write(f"{seed}", result(seed=seed), config=config)
     assert named(tmp_path) == ["gem"] and described(tmp_path) == [""]
+
+
+def test_a_config_of_anything_leaves_the_report_whole(write: Write, tmp_path: Path) -> None:
+    odd = "names: 3\ncallbacks: [1]\ndata: {day: 2020-01-01, list: [{1: a, b: c}]}\npooling: 5\n"
+    write("a", result(settings="aaaa"), config=odd)
+    write("b", result(settings="bbbb"), config="data: {day: 2020-01-02}\n")
+    assert named(tmp_path)[1] == "gem (data.day=2020-01-02)"

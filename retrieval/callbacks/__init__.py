@@ -1,6 +1,7 @@
 """What is logged, averaged, judged and guarded while training, and how it is stopped."""
 
 from retrieval.callbacks.averaging import AveragedWeights as AveragedWeights
+from retrieval.callbacks.clock import Clock as Clock
 from retrieval.callbacks.exponent import PoolingExponent as PoolingExponent
 from retrieval.callbacks.guard import Guard as Guard
 from retrieval.callbacks.judging import Evaluate as Evaluate

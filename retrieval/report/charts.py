@@ -18,7 +18,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageOps
 
-from retrieval.report.runs import History
+from retrieval.report.reading import History
 
 GREY = "#767676"
 COLOURS = ["#2a7fc1", "#d9601a", "#2c9a5b", "#a763c9", "#b58a12", "#d1477a", "#109aa8", "#8c6d5a"]
@@ -27,6 +27,7 @@ STYLE: dict[Any, Any] = {
     "text.color": GREY, "axes.labelcolor": GREY, "axes.edgecolor": GREY, "xtick.color": GREY, "ytick.color": GREY,
     "grid.color": GREY, "grid.alpha": 0.25, "axes.grid": True, "axes.spines.top": False, "axes.spines.right": False,
     "axes.titlesize": 10, "font.size": 9, "svg.hashsalt": "report",
+    "text.parse_math": False,  # a name may hold a $
 }  # fmt: skip
 
 
@@ -44,6 +45,7 @@ class Curve:
 
     def draw(self, axes: Axes, colour: str) -> None:
         name = f"{self.label}, untrained" if self.untrained else self.label
+        name = f" {name}" if name.startswith("_") else name  # matplotlib hides labels that start so
         # A lone point has no line to show it, and a few points deserve to be seen as points.
         marker = "o" if len(self.x) <= 8 else ""
         style = "--" if self.untrained else "-"
@@ -119,7 +121,7 @@ def thumbnail(path: str, box: tuple[float, ...] | None = None) -> Image.Image | 
     try:
         with Image.open(Path(path)) as photo:
             upright = ImageOps.exif_transpose(photo).convert("RGB")
-    except (OSError, ValueError):
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     scale = min(214 / upright.width, 120 / upright.height, 1.0)
     small = upright.resize((max(1, round(upright.width * scale)), max(1, round(upright.height * scale))))

@@ -1,16 +1,13 @@
 """What the config of a run says of the model in a row, key by key."""
 
 import functools
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
-from retrieval.config import load_yaml
-from retrieval.subjects import CHOICES, KEYS, MODEL, options, selecting
+from retrieval.report import reading
+from retrieval.subjects import CHOICES, KEYS, MODEL, leaves, options, selecting
 
 TRAINING = ("data", *CHOICES, *KEYS, "trainer", "callbacks")
 
@@ -24,15 +21,6 @@ def config_of(row: Mapping[str, Any]) -> dict[str, Any]:
     return _config(Path(row["folder"]), row["pooling"], row.get("options") or "", row["untrained"])
 
 
-def flat(nested: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """One level deep, by dotted key; an empty mapping is a value."""
-    found: dict[str, Any] = {}
-    for key, value in nested.items():
-        inside = isinstance(value, Mapping) and value
-        found |= flat(value, f"{above}{key}.") if inside else {f"{above}{key}": value}
-    return found
-
-
 @functools.cache  # a finished run's config stays what it is
 def _config(folder: Path, pooling: str, changed: str, untrained: bool) -> dict[str, Any]:
     below = sorted(file for file in folder.glob("*/config.yaml") if file.parent.name != ".hydra")
@@ -40,20 +28,23 @@ def _config(folder: Path, pooling: str, changed: str, untrained: bool) -> dict[s
     fitting = next((cfg for cfg in (whole, *map(_read, below)) if _describes(cfg, pooling, changed)), None)
     cfg = fitting or {key: value for key, value in whole.items() if key != "pooling"}
     keys = MODEL if untrained else (*MODEL, *TRAINING)
-    return flat({key: cfg[key] for key in keys if key in cfg})
+    return dict(leaves({key: cfg[key] for key in keys if key in cfg}))
 
 
 def _describes(cfg: Mapping[str, Any], pooling: str, changed: str) -> bool:
     """Whether the pooling of a config is the one named, with what is changed of it."""
-    own = cfg.get("pooling")
-    alike = (cfg.get("names") or {}).get("pooling") == pooling and isinstance(own, Mapping)
+    names, own = cfg.get("names"), cfg.get("pooling")
+    alike = isinstance(names, Mapping) and names.get("pooling") == pooling and isinstance(own, Mapping)
     return alike and options("pooling", pooling, own) == changed
 
 
 def _read(file: Path) -> dict[str, Any]:
+    """What it holds, in JSON's types."""
     try:
-        cfg: Any = OmegaConf.to_container(load_yaml(file))
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException):
+        cfg = json.loads(json.dumps(reading.cleaned(reading.config(reading.text(file))), default=str))
+    except (TypeError, ValueError):
         return {}
-    callbacks = {"callbacks": selecting(cfg["callbacks"])} if cfg.get("callbacks") else {}
-    return {**cfg, **callbacks}
+    callbacks = cfg.pop("callbacks", None)
+    each = callbacks.values() if isinstance(callbacks, Mapping) else [None]
+    known = all(isinstance(one, Mapping) and "_target_" in one for one in each)
+    return {**cfg, "callbacks": selecting(callbacks)} if known else cfg

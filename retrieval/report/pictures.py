@@ -9,7 +9,7 @@ import numpy as np
 
 from retrieval.report import charts
 from retrieval.report.lines import EVALUATED, Line, Row, by_benchmark, canonical, line_of, model_of
-from retrieval.report.runs import Runs
+from retrieval.report.runs import Run, Runs
 from retrieval.report.spread import mean_and_sd
 from retrieval.report.tables import gather, labels, levels, line_labels, metrics, names, values
 
@@ -44,7 +44,8 @@ def draw(found: Runs) -> dict[str, str]:
     """The charts that the runs have data for, as SVG: `p`, `resolution` (two or more needed), `training`."""
     labelled = labels(found.rows)
     models = [(run, next((model_of(row) for row in run.rows if _own(row)), None)) for run in found.runs]
-    runs = sorted(((labelled[m], run.rows[0]["seed"], run.history) for run, m in models if m), key=lambda run: run[:2])
+    curves = [(_label(run, labelled.get(model) if model else None), run) for run, model in models if model or run.state]
+    runs = sorted(((label, _seed(run), run.history) for label, run in curves), key=lambda run: run[:2])
     drawn = {}
     if panels := charts.p_panels(runs):
         drawn["p"] = charts.lines(panels, "training step", "p")
@@ -54,6 +55,16 @@ def draw(found: Runs) -> dict[str, str]:
     if panels := charts.training_panels(runs):
         drawn["training"] = charts.lines(panels, "training step", "")
     return drawn
+
+
+def _label(run: Run, name: str | None) -> str:
+    """What a run's curves are called: its model, or its folder where no row says which that is."""
+    label = name or run.folder.name
+    return f"{label}, unfinished" if run.state else label
+
+
+def _seed(run: Run) -> int:
+    return run.rows[0]["seed"] if run.rows else run.seed
 
 
 def _own(row: Row) -> bool:

@@ -1,163 +1,152 @@
-"""What finished runs left behind, read and checked: nothing is evaluated again."""
+"""What runs left behind, read and checked: nothing is evaluated again."""
 
-import csv
-import json
-import math
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from retrieval.report import checks, reading, states
 from retrieval.report.lines import Row, describe, evaluation, model_of
+from retrieval.report.reading import History, Unreadable
+from retrieval.report.states import real
 
-History = Mapping[str, Mapping[int, float]]  # column of metrics.csv -> step -> value
-
-ANY = {"benchmark": str, "backbone": str, "pooling": str, "resolution": int, "seed": int, "untrained": bool}
-RESULT = {**ANY, "scales": list, "settings": str, "metrics": dict}
-RANKING = {**ANY, "settings": str, "query": dict, "ap": (int, float), "top": list}
-WORDS = ("options", "trained_with")  # None in rows written before there was such a key
-TEXTS = (*WORDS, "per_query")
-MAPPINGS = ("convention", "macro", "intervals")
-P = ("mean", "min", "max")
+LIBRARIES = ("torch", "timm", "numpy")  # of which another version may compute other values
 
 
 @dataclass
 class Run:
-    """What one run left behind; every part but `rows` may be empty."""
+    """What one run left behind; every part may be empty.
+
+    state: how far one is that has not all of its results, in words; "" for a finished one.
+    """
 
     folder: Path
     rows: list[Row]
     history: History
     rankings: list[dict[str, Any]]
     config: str
+    seed: int = 0
+    state: str = ""
 
 
 @dataclass
 class Runs:
-    """Every run found, folders with a config but no results, and what was wrong on the way, in sentences."""
+    """Every run found, and what was wrong on the way, in sentences."""
 
     runs: list[Run] = field(default_factory=list)
-    unfinished: list[Path] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     @property
     def rows(self) -> list[Row]:
         return [row for run in self.runs for row in run.rows]
 
+    @property
+    def unfinished(self) -> list[Path]:
+        return [run.folder for run in self.runs if run.state]
+
 
 def collect(dirs: Sequence[Path]) -> Runs:
     """Every run under `dirs`. An evaluation repeated counts once, the later one.
 
-    Raises FileNotFoundError for a folder that is absent or holds no `results.json`, naming it, and ValueError
-    where no row at all can be shown.
+    Raises ValueError where no row at all can be shown, with what there is instead.
     """
     found = Runs()
-    files = {file.resolve(): file for folder in dirs for file in _results(folder)}
-    for file in sorted(files.values(), key=lambda file: (file.stat().st_mtime, file)):
-        found.runs.append(_run(file, found.warnings))
+    there = [folder for folder in dirs if _holds(folder, found.warnings)]
+    going = states.sweeps(there, found.warnings)
+    jobs = {real(folder): state for folder, state in going.items()}
+    files = {real(file): file for folder in there for file in reading.find(folder, "results.json")}
+    for file in sorted(files.values(), key=lambda file: (file.lstat().st_mtime, file)):
+        found.runs.append(_run(file.parent, jobs, found.warnings))
+    begun = {real(folder): folder for root in there for folder in _without_results(root, found.runs)}
+    for folder in sorted(begun.values()):
+        found.runs.append(_run(folder, jobs, found.warnings))
+    seen = {real(run.folder) for run in found.runs}
+    found.warnings += [f"{folder}: {state}" for folder, state in going.items() if real(folder) not in seen]
     _agree(found.rows)
     _drop_repeated(found)
-    describe(found.rows)
-    found.unfinished = sorted({path for folder in dirs for path in _unfinished(folder, found.runs)})
-    found.runs.sort(key=lambda run: run.folder)
+    found.warnings = [reading.cleaned(said) for said in dict.fromkeys([*found.warnings, *_versions(found.rows)])]
     if not found.rows:
-        raise ValueError("\n".join(["no results.json holds a row that can be shown", *found.warnings]))
+        raise ValueError("\n".join(["there is no result to show", *found.warnings]))
+    describe(found.rows)
+    found.runs.sort(key=lambda run: run.folder)
     return found
 
 
-def _results(folder: Path) -> list[Path]:
+def _holds(folder: Path, warnings: list[str]) -> bool:
+    """Whether there is such a folder; says so where it is none, or holds no results."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"a folder of runs must exist, got {folder}")
-    if not (files := list(folder.rglob("results.json"))):
-        raise FileNotFoundError(f"a folder of runs must hold a results.json, at any depth; {folder} holds none")
-    return files
+        warnings.append(f"{folder} is no folder" if folder.exists() else f"{folder} does not exist")
+        return False
+    if not any(folder.iterdir()):
+        warnings.append(f"{folder} is empty")
+    elif not reading.find(folder, "results.json"):
+        warnings.append(f"{folder} holds no results.json, at any depth")
+    return True
 
 
-def _run(file: Path, warnings: list[str]) -> Run:
-    folder, config = file.parent, file.with_name("config.yaml")
-    rows = [_row(row, folder) for row in _items(file, RESULT, warnings)]
-    for row in rows:
-        which = f"{file}: {row['benchmark']} at {row['resolution']} px"
-        nan = [name for name, value in row["metrics"].items() if math.isnan(value)]
-        warnings += [f"{which} has a NaN for {name}" for name in nan]
-        if row.get("per_query") and not (folder / row["per_query"]).is_file():
-            warnings.append(f"{which} names values per query that are gone: {folder / row['per_query']}")
-    rankings = file.with_name("rankings.json")
-    shown = _items(rankings, RANKING, warnings) if rankings.is_file() else []
-    text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
-    return Run(folder, rows, _history(file.with_name("metrics.csv"), warnings), shown, text)
+def _run(folder: Path, jobs: dict[Path, str], warnings: list[str]) -> Run:
+    """What lies in a folder. jobs: how those of sweeps stand."""
+
+    def row(item: Any) -> Row:
+        shown, odd = checks.row(item, folder)
+        which = f"{shown['benchmark']} at {shown['resolution']} px, seed {shown['seed']}"
+        warnings.extend(f"{folder / 'results.json'}: {which}: {sentence}" for sentence in odd)
+        return shown
+
+    rows, count = _sound(folder / "results.json", row, warnings)
+    rankings, _ = _sound(folder / "rankings.json", checks.entry, warnings)
+    text, history = _config(folder / "config.yaml", warnings), reading.history(folder / "metrics.csv", warnings)
+    config = reading.config(text)
+    seed = config.get("seed")
+    run = Run(folder, rows, history, rankings, text, seed if type(seed) is int else 0, jobs.get(real(folder), ""))
+    wanted = states.wanted(config)
+    if count is not None and (not count or count < wanted):
+        run.state, go_on = (run.state, "") if run.state else states.run(folder, config)
+        warnings.append(f"{folder}: {run.state} ({f'{count} of {wanted}' if wanted else 'no'} results){go_on}")
+    elif run.state:
+        warnings.append(f"{folder}: {run.state}")
+    return run
 
 
-def _row(row: Row, folder: Path) -> Row:
-    metrics = {name: math.nan if value is None else value for name, value in row["metrics"].items()}
-    crop = {"crop": True} if row.get("crop") else {}  # of rows written before there was `convention`
-    absent = {"folder": str(folder), "p": None, **dict.fromkeys(WORDS)}
-    known = {"head": row.get("head") or "none", "metrics": metrics, "convention": row.get("convention") or crop}
-    return {**absent, **row, **known}
-
-
-def _items(file: Path, needed: dict[str, Any], warnings: list[str]) -> list[dict[str, Any]]:
-    """The sound items of a JSON list; what is wrong with the others, or with the file, goes to `warnings`."""
+def _sound(file: Path, kept: Callable[[Any], Any], warnings: list[str]) -> tuple[list[Any], int | None]:
+    """What `kept` makes of the items of a JSON list, without those that it refuses, and how many there are: none where
+    there is no file, None where it cannot be read."""
+    if not os.path.lexists(file):
+        return [], 0
+    sound: list[Any] = []
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        warnings.append(f"{file} is not JSON, and left out: {error}")
-        return []
-    if not isinstance(content, list):
-        warnings.append(f"{file} must hold a list, got {type(content).__name__}, and is left out")
-        return []
-    problems = [_problem(item, needed) for item in content]
-    warnings += [f"{file}, item {i} is left out: {problem}" for i, problem in enumerate(problems, 1) if problem]
-    return [item for item, problem in zip(content, problems, strict=True) if not problem]
+        items = reading.items(file)
+    except Unreadable as error:
+        warnings.append(str(error))
+        return [], None
+    for number, item in enumerate(items, 1):
+        try:
+            sound.append(kept(item))
+        except ValueError as error:
+            warnings.append(f"{file}, item {number} is left out: {error}")
+    return sound, len(items)
 
 
-def _problem(item: Any, needed: dict[str, Any]) -> str | None:
-    if not isinstance(item, dict):
-        return f"it must be an object, got {item!r}"
-    for key, kind in needed.items():
-        if key not in item:
-            return f"it lacks {key!r}"
-        if not isinstance(item[key], kind):
-            return f"{key!r} must be of type {getattr(kind, '__name__', 'number')}, got {item[key]!r}"
-    for keys, kind, what in ((TEXTS, str, "text"), (MAPPINGS, dict, "an object")):
-        for key in keys:
-            if not isinstance(item.get(key), kind | None):
-                return f"{key!r} must be {what}, got {item[key]!r}"
-    if not all(isinstance(scale, int | float) for scale in item.get("scales", ())):
-        return f"'scales' must be numbers, got {item['scales']!r}"
-    for name, interval in (item.get("intervals") or {}).items():
-        if interval is not None and not (isinstance(interval, list) and len(interval) == 2):
-            return f"the interval of {name!r} must be [low, high], got {interval!r}"
-    for name, value in _numbers(item):
-        if not isinstance(value, int | float | None):
-            return f"{name!r} must be a number, got {value!r}"
-    return None
+def _config(file: Path, warnings: list[str]) -> str:
+    try:
+        return reading.text(file) if os.path.lexists(file) else ""
+    except Unreadable as error:
+        warnings.append(str(error))
+        return ""
 
 
-def _numbers(item: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What must be a number or null in a row, by name."""
-    p = item.get("p")
-    yield from item.get("metrics", {}).items()
-    yield from ({key: p.get(key) for key in P} if isinstance(p, dict) else {"p": p}).items()
-    yield from (item.get("macro") or {}).items()
-    for name, interval in (item.get("intervals") or {}).items():
-        yield from ((name, bound) for bound in interval or ())
-
-
-def _history(file: Path, warnings: list[str]) -> History:
-    history: dict[str, dict[int, float]] = defaultdict(dict)
-    if not file.is_file():
-        return history
-    with file.open(newline="", encoding="utf-8") as lines:
-        for number, line in enumerate(csv.DictReader(lines), 2):
-            try:
-                for name in line.keys() - {"step", "epoch", None}:
-                    if line[name]:
-                        history[name][int(float(line["step"]))] = float(line[name])
-            except (KeyError, TypeError, ValueError) as error:
-                warnings.append(f"{file}, line {number} is left out of the curves: {error!r}")
-    return history
+def _without_results(root: Path, runs: Iterable[Run]) -> list[Path]:
+    """Folders with a config and no results, outside every run: a saved model inside a run is no run of its own."""
+    taken = {real(run.folder) for run in runs}
+    outermost: list[Path] = []
+    for folder in (config.parent for config in reading.find(root, "config.yaml") if ".hydra" not in config.parts):
+        here = real(folder)
+        related = {here, *here.parents} & taken or any(here in other.parents for other in taken)
+        if not related and not set(folder.parents) & set(outermost):
+            outermost.append(folder)
+    return outermost
 
 
 def _agree(rows: Sequence[Row]) -> None:
@@ -168,28 +157,36 @@ def _agree(rows: Sequence[Row]) -> None:
 
 
 def _drop_repeated(found: Runs) -> None:
-    """Keep the last of the rows that share everything but their values; say so where folders disagree."""
+    """Keep the last of the rows that share everything but their values; say where folders disagree, and which are
+    copies of others."""
     last: dict[tuple[Any, ...], Row] = {}
     for row in found.rows:
-        key = (*model_of(row), row["benchmark"], row["resolution"], *evaluation(row), row["seed"])
-        earlier = last.get(key, row)
+        earlier = last.get(_identity(row), row)
         if earlier["folder"] != row["folder"] and earlier["metrics"] != row["metrics"]:
             both = f"{earlier['folder']} and {row['folder']}"
             found.warnings.append(f"{both} differ with the same settings and seed {row['seed']}; the later counts")
-        last[key] = row
-    found.warnings = list(dict.fromkeys(found.warnings))
+        last[_identity(row)] = row
     kept = {id(row) for row in last.values()}
     for run in found.runs:
-        run.rows = [row for row in run.rows if id(row) in kept]
+        repeats = {last[_identity(row)]["folder"] for row in run.rows} - {str(run.folder)}
+        before, run.rows = run.rows, [row for row in run.rows if id(row) in kept]
+        if before and not run.rows:
+            found.warnings.append(f"{run.folder} repeats what is in {', '.join(sorted(repeats))}; that counts once")
 
 
-def _unfinished(root: Path, runs: Iterable[Run]) -> list[Path]:
-    """Folders with a config and no results, outside every run: a saved model inside a run is no run of its own."""
-    taken = {run.folder.resolve() for run in runs}
-    outermost: list[Path] = []
-    for folder in sorted(config.parent for config in root.rglob("config.yaml") if ".hydra" not in config.parts):
-        here = folder.resolve()
-        related = {here, *here.parents} & taken or any(here in other.parents for other in taken)
-        if not related and not set(folder.parents) & set(outermost):
-            outermost.append(folder)
-    return outermost
+def _identity(row: Row) -> tuple[Any, ...]:
+    return (*model_of(row), row["benchmark"], row["resolution"], *evaluation(row), row["seed"])
+
+
+def _versions(rows: Sequence[Row]) -> list[str]:
+    """A sentence where rows were judged by several versions of a library."""
+    said = []
+    for library in LIBRARIES:
+        seen = Counter(str(row["versions"][library]) for row in rows if library in (row.get("versions") or {}))
+        if len(seen) > 1:
+            said.append(f"{library} " + " and ".join(f"{version} in {n}" for version, n in sorted(seen.items())))
+    return (
+        [f"Rows were judged by several versions, {', '.join(said)} of them: values may differ by that alone"]
+        if said
+        else []
+    )

@@ -48,7 +48,8 @@ def exponent(rows: Iterable[Row]) -> str:
     values = list({row["seed"]: row["p"] for row in rows if row["p"] is not None}.values())
     if not values:
         return "-"
-    if isinstance(values[0], dict):
+    if any(isinstance(p, dict) for p in values):
+        values = [p if isinstance(p, dict) else {"mean": p, "min": p, "max": p} for p in values]
         low, high = min(p["min"] for p in values), max(p["max"] for p in values)
         text = f"{np.mean([p['mean'] for p in values]):.2f} ({low:.2f} to {high:.2f})"
     else:

@@ -38,7 +38,9 @@ class Table:
         rule = ["---"] * self.names + ["---:"] * (len(self.header) - self.names)
         body = [[_markdown(cell, theirs) for cell in line] for line, theirs in self._lines()]
         head = [_markdown(Cell(title)) for title in self.header]
-        return f"**{self.title}**\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in (head, rule, *body))
+        return f"{_markdown(Cell(self.title, best=True))}\n\n" + "".join(
+            f"| {' | '.join(line)} |\n" for line in (head, rule, *body)
+        )
 
     def html(self) -> str:
         kinds = [' class="word"'] * self.names + [""] * (len(self.header) - self.names)

@@ -6,6 +6,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import BadZipFile
+from zlib import error as BadStream
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,9 @@ INTERVALS = (
     "Intervals: 95 %, percentile bootstrap that resamples landmarks, since photos of one landmark are not independent; "
     "several seeds are averaged per query first. Macro: mean over landmarks of the mean over their queries."
 )
+
+# What a file that is cut off, damaged, or a pickle, makes NumPy and zipfile raise.
+BROKEN = (OSError, ValueError, BadZipFile, BadStream, EOFError, KeyError, RuntimeError, MemoryError)
 
 
 class PerQuery(NamedTuple):
@@ -139,8 +143,14 @@ def _read(row: Row, metric: str) -> PerQuery:
         with np.load(file, allow_pickle=False) as arrays:
             by_mean = {metrics.mean_name(name): name for name in arrays.files}
             found = {name: arrays[by_mean[name]] for name in wanted if name in by_mean}
-    except (OSError, ValueError, BadZipFile) as error:
+    except BROKEN as error:
         raise Missing(f"{file} cannot be read: {error}") from error
     if absent := [name for name in wanted if name not in found]:
         raise Missing(f"{file} has nothing per query for {absent[0]}, it has {', '.join(by_mean)}")
+    if (
+        len({of.shape for of in found.values()}) > 1
+        or found["queries"].ndim != 1
+        or found[metric].dtype.kind not in "fiub"
+    ):
+        raise Missing(f"{file} must hold a name, a landmark and a number for each query")
     return PerQuery(found["queries"], found["landmarks"], found[metric].astype(np.float64)[None])

@@ -1,6 +1,7 @@
 """What a report holds, and its files."""
 
 import csv
+import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,12 +40,7 @@ class Report:
 
     @property
     def warnings(self) -> list[str]:
-        unfinished = (f"{folder} holds a config.yaml but no results" for folder in self.found.unfinished)
-        return [
-            *self.found.warnings,
-            *mixed(self.found.rows),
-            *(f"{which}: still going or failed" for which in unfinished),
-        ]
+        return [*self.found.warnings, *mixed(self.found.rows)]
 
 
 def report_of(
@@ -95,19 +91,24 @@ def insert(file: Path, marker: str, text: str) -> None:
 
 def write_files(report: Report, output: Path) -> Path:
     output.mkdir(parents=True, exist_ok=True)
-    warned = "\n## Warnings\n\n" + "".join(f"- {sentence}\n" for sentence in report.warnings) if report.warnings else ""
-    (output / "report.md").write_text(f"# Results\n\n{markdown(report)}{warned}", encoding="utf-8")
-    (output / "report.tex").write_text(latex(report), encoding="utf-8")
+    warned = f"\n## Warnings\n\n{_bullets(report.warnings)}" if report.warnings else ""
+    _put(output / "report.md", f"# Results\n\n{markdown(report)}{warned}")
+    _put(output / "report.tex", latex(report))
     _write_csv(report.found.rows, output / "report.csv")
     _write_tables(report.tables, output / "tables")
     path = output / "report.html"
-    path.write_text(_page(report), encoding="utf-8")
+    _put(path, _page(report))
     return path
+
+
+def _put(file: Path, text: str) -> None:
+    # The name of a folder or a photo may be no text, and still be shown.
+    file.write_text(text, encoding="utf-8", errors="replace")
 
 
 def _write_csv(rows: Iterable[Row], file: Path) -> None:
     flat = [_flat(row) for row in rows]
-    with file.open("w", newline="", encoding="utf-8") as lines:
+    with file.open("w", newline="", encoding="utf-8", errors="replace") as lines:
         writer = csv.DictWriter(lines, list(dict.fromkeys(name for row in flat for name in row)))
         writer.writeheader()
         writer.writerows(flat)
@@ -116,7 +117,7 @@ def _write_csv(rows: Iterable[Row], file: Path) -> None:
 def _write_tables(tables: Iterable[Table], folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for name, table in named(tables).items():
-        with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as lines:
+        with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8", errors="replace") as lines:
             csv.writer(lines).writerows(table.records())
 
 
@@ -160,7 +161,11 @@ def write_charts(found: Runs, output: Path) -> None:
 
 def markdown(report: Report) -> str:
     parts = [table.markdown() for table in report.tables]
-    return "\n".join([*parts, "".join(f"- {sentence}\n" for sentence in report.notes)])
+    return "\n".join([*parts, _bullets(report.notes)])
+
+
+def _bullets(sentences: Iterable[str]) -> str:
+    return "".join(f"- {html.escape(sentence, quote=False)}\n" for sentence in sentences)
 
 
 def latex(report: Report) -> str:

@@ -1,0 +1,180 @@
+"""The plan of a sweep: every job, what sets it apart and how it stands, in `sweep.json` of the sweep's folder.
+
+A job is known by its config, so that the same call again, in another order or with more values, finds the jobs that it
+has. A running job holds a lock on its folder, which the system frees when a process ends in whatever way.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig
+
+from retrieval.config import InputError
+from retrieval.subjects import FREE, digest, leaves
+
+State = Literal["waiting", "running", "done", "failed", "stopped", "killed"]
+
+PLAN, CONFIGS, LOCK = "sweep.json", "configs.json", "job.lock"
+
+
+@dataclass(frozen=True)
+class Job:
+    """folder: of the job, below the sweep's. differs: which of its overrides the other jobs have otherwise.
+
+    started, ended: seconds since the epoch. value: what a search over settings maximises, see `results.objective`.
+    """
+
+    job: int
+    folder: str
+    overrides: list[str]
+    differs: dict[str, str] = field(default_factory=dict)
+    state: State = "waiting"
+    error: str | None = None
+    started: float | None = None
+    ended: float | None = None
+    value: float | None = None
+
+    @property
+    def name(self) -> str:
+        """What sets it apart, as typed."""
+        return " ".join(f"{key}={value}" for key, value in self.differs.items()) or self.folder
+
+
+class Wanted(NamedTuple):
+    """A job that was asked for: its overrides, and the folder and the config, with interpolations resolved, that it has
+    as the nth job of a plan."""
+
+    overrides: list[str]
+    at: Callable[[int], tuple[str, dict[str, Any]]]
+
+
+def read(sweep_dir: Path) -> list[Job]:
+    """The jobs, one that is down as running but holds no lock as killed; InputError where there is no plan."""
+    return [_seen(job, sweep_dir) for job in _written(sweep_dir)]
+
+
+def configs(sweep_dir: Path) -> dict[str, dict[str, Any]]:
+    """The config of each job, by its folder."""
+    file = sweep_dir / CONFIGS
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def lay_out(sweep_dir: Path, script: str, wanted: Sequence[Wanted]) -> list[Job]:
+    """The job of each of `wanted`: the one that the plan has, or a new one.
+
+    Raises InputError where the plan is of the other script, or two jobs would have one folder.
+    """
+    sweep_dir.mkdir(parents=True, exist_ok=True)
+    with _locked(sweep_dir):
+        jobs, known = (_written(sweep_dir, script), configs(sweep_dir)) if _planned(sweep_dir) else ([], {})
+        by_config = {identity(known[job.folder]): job.folder for job in jobs if job.folder in known}
+        places = []
+        for one in wanted:
+            folder, config = one.at(len(jobs))
+            own = identity(config)
+            if own not in by_config:
+                job = Job(len(jobs), folder, one.overrides)
+                refuse_taken(job, jobs)
+                jobs, known[folder], by_config[own] = [*jobs, job], config, folder
+            places.append(by_config[own])
+        jobs = told_apart(jobs)
+        _write(sweep_dir / CONFIGS, known)
+        _write(sweep_dir / PLAN, {"script": script, "jobs": [asdict(job) for job in jobs]})
+    of = {job.folder: job for job in jobs}
+    return [_seen(of[folder], sweep_dir) for folder in places]
+
+
+def unwritten(wanted: Sequence[Wanted]) -> tuple[list[DictConfig], list[dict[str, str]]]:
+    """The config of each job and what sets it apart, of a sweep that is only looked at."""
+    each = [one.at(number) for number, one in enumerate(wanted)]
+    jobs = [Job(i, folder, one.overrides) for i, (one, (folder, _)) in enumerate(zip(wanted, each, strict=True))]
+    configs = [DictConfig(config, flags={"struct": True}) for _, config in each]
+    return configs, [job.differs for job in told_apart(jobs)]
+
+
+def update(sweep_dir: Path, folder: str, **changes: Any) -> None:
+    """Change what the plan says of a job."""
+    with _locked(sweep_dir):
+        content = _content(sweep_dir)
+        for job in content["jobs"]:
+            if job["folder"] == folder:
+                job.update(changes)
+        _write(sweep_dir / PLAN, content)
+
+
+def identity(config: Mapping[str, Any]) -> str:
+    """Alike for configs that make one job: where it writes, what it logs and how photos are loaded is left aside."""
+    kept = {key: value for key, value in leaves(config) if key.split(".")[0] not in FREE}
+    return digest({key: value for key, value in kept.items() if not key.endswith(("workers", "enable_progress_bar"))})
+
+
+def told_apart(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs, each with the overrides that not all of them have alike."""
+    each = [dict(word.lstrip("+~").split("=", 1) for word in job.overrides if "=" in word) for job in jobs]
+    keys = dict.fromkeys(key for words in each for key in words)
+    differing = [key for key in keys if len({words.get(key) for words in each}) > 1]
+    return [
+        replace(job, differs={key: words[key] for key in differing if key in words})
+        for job, words in zip(jobs, each, strict=True)
+    ]
+
+
+def refuse_taken(job: Job, jobs: Sequence[Job]) -> None:
+    """Two jobs cannot share a folder."""
+    for other in jobs:
+        if other.folder == job.folder:
+            raise InputError(
+                f"hydra.sweep.subdir gives two jobs one folder, {job.folder}: {' '.join(other.overrides)} and "
+                f"{' '.join(job.overrides)}; accepted: one that has hydra:job.num or what differs in it"
+            )
+
+
+def lock(sweep_dir: Path, folder: str) -> FileLock:
+    """What a job holds while it runs."""
+    (sweep_dir / folder).mkdir(parents=True, exist_ok=True)
+    return FileLock(sweep_dir / folder / LOCK)
+
+
+def _seen(job: Job, sweep_dir: Path) -> Job:
+    if job.state != "running":
+        return job
+    try:
+        with lock(sweep_dir, job.folder).acquire(timeout=0):
+            return replace(job, state="killed")
+    except Timeout:
+        return job
+
+
+def _planned(sweep_dir: Path) -> bool:
+    return (sweep_dir / PLAN).is_file()
+
+
+def _written(sweep_dir: Path, script: str | None = None) -> list[Job]:
+    content = _content(sweep_dir)
+    if script not in (None, content["script"]):
+        raise InputError(f"{sweep_dir} is a sweep of {content['script']}.py: name another hydra.sweep.dir")
+    return [Job(**job) for job in content["jobs"]]
+
+
+def _content(sweep_dir: Path) -> dict[str, Any]:
+    if not _planned(sweep_dir):
+        raise InputError(f"a sweep's folder holds a {PLAN}, {sweep_dir} has none")
+    try:
+        content = json.loads((sweep_dir / PLAN).read_text(encoding="utf-8"))
+        return {"script": content["script"], "jobs": list(content["jobs"])}
+    except (ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{sweep_dir / PLAN} is no plan of a sweep: {error!r}") from error
+
+
+def _locked(sweep_dir: Path) -> FileLock:
+    return FileLock(sweep_dir / "sweep.lock")
+
+
+def _write(file: Path, content: Any) -> None:
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    part.replace(file)
