@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from retrieval.report import charts, notes, pictures, runs, tables, writing
+from retrieval.report import charts, notes, pictures, runs, spread, tables, writing
 from retrieval.report.__main__ import main
 
 Write = Callable[..., Path]
@@ -54,7 +54,7 @@ def page_of(folder: Path) -> str:
 
 
 def test_mean_and_sample_standard_deviation() -> None:
-    assert tables.mean_and_sd([0.1, 0.2, 0.6]) == pytest.approx((0.3, math.sqrt((0.04 + 0.01 + 0.09) / 2)))
+    assert spread.mean_and_sd([0.1, 0.2, 0.6]) == pytest.approx((0.3, math.sqrt((0.04 + 0.01 + 0.09) / 2)))
 
 
 def test_seeds_share_a_mean(write: Write, tmp_path: Path) -> None:

@@ -210,3 +210,79 @@ def test_a_ranking_that_names_no_settings_claims_none_of_several(write: Write, t
     write("a", *rows, rankings=[ranking("q.jpg", ["a.jpg"], **one) for one in both])
     (entries,) = pictures.rankings(runs.collect([tmp_path]))
     assert [entry["label"] for entry in entries] == ["gem", "gem, untrained"]
+
+
+@pytest.mark.parametrize("key", ["queries", "images", "skipped"])
+def test_other_numbers_of_photos_share_no_mean(write: Write, tmp_path: Path, key: str) -> None:
+    write("a", result(0.4))
+    write("b", result(0.6, seed=1, **{key: 40}))
+    assert f"{key} 40" in described(tmp_path) and len(described(tmp_path)) == 2
+    assert f"evaluated ({key}); no mean" in said(tmp_path)
+
+
+def test_other_numbers_of_photos_are_no_repetition(write: Write, tmp_path: Path) -> None:
+    write("a", result(0.4), result(0.6, skipped=1))
+    assert len(runs.collect([tmp_path]).rows) == 2
+
+
+def test_other_contents_share_no_mean(write: Write, tmp_path: Path) -> None:
+    for seed in range(2):
+        write(f"{seed}", result(0.4, seed=seed, convention={"contents": f"hash{seed}"}))
+    assert described(tmp_path) == ["contents hash0", "contents hash1"]
+
+
+def test_a_mean_over_other_versions_and_devices_is_warned_of_once(write: Write, tmp_path: Path) -> None:
+    for seed, (version, device) in enumerate((("2.9.0", "cpu"), ("2.10.0", "cuda"))):
+        both = (result(seed=seed, resolution=r, versions={"torch": version}, device=device) for r in (224, 320))
+        write(f"{seed}", *both)
+    sentence = "gem on landmarks: the mean is over seeds judged with device cpu and cuda; torch 2.10.0 and 2.9.0"
+    report = writing.report_of(runs.collect([tmp_path]))
+    assert report.warnings.count(sentence) == 1 and notes.mixed(report.found.rows) == [sentence]
+
+
+def test_lines_of_other_versions_are_not_warned_of(write: Write, tmp_path: Path) -> None:
+    write("a", result(), result(pooling="gap", versions={"torch": "2.10.0"}))
+    assert notes.mixed(runs.collect([tmp_path]).rows) == []
+
+
+def named(folder: Path) -> list[str]:
+    return [*tables.names(runs.collect([folder]).rows).values()]
+
+
+def test_configs_tell_runs_apart_that_read_alike(write: Write, tmp_path: Path) -> None:
+    for epochs, settings in ((5, "aaaa"), (30, "bbbb")):
+        write(settings, result(settings=settings), config=f"trainer: {{max_epochs: {epochs}, devices: 1}}\n")
+    assert named(tmp_path) == ["gem (trainer.max_epochs=5)", "gem (trainer.max_epochs=30)"]
+
+
+def test_configs_tell_untrained_models_apart_by_the_model_alone(write: Write, tmp_path: Path) -> None:
+    for stride, settings in ((16, "aaaa"), (32, "bbbb")):
+        config = f"backbone: {{kwargs: {{output_stride: {stride}}}}}\noptimizer: {{lr: {stride}}}\n"
+        write(settings, result(settings=settings, untrained=True), config=config)
+    assert named(tmp_path) == [f"gem (backbone.kwargs.output_stride={stride})" for stride in (16, 32)]
+
+
+def test_a_key_that_one_config_lacks_tells_them_apart(write: Write, tmp_path: Path) -> None:
+    write("a", result(settings="aaaa"), config="data: {crop: 0.5}\n")
+    write("b", result(settings="bbbb"), config="data: {flip: true}\n")
+    assert named(tmp_path) == ["gem (data.crop=0.5)", "gem (data.flip=true)"]
+
+
+def test_a_difference_too_long_for_words_is_a_hash(write: Write, tmp_path: Path) -> None:
+    for settings in ("aaaa", "bbbb"):
+        write(settings, result(settings=settings), config=f"data: {{root: /{'long/' * 10}{settings}}}\n")
+    assert named(tmp_path) == ["gem #aaaa", "gem #bbbb"]
+
+
+def test_seeds_of_one_setting_share_a_line_whatever_else_their_configs_say(write: Write, tmp_path: Path) -> None:
+    for seed in range(2):
+        config = f"seed: {seed}\nnames: {{pooling: gem}}\noutput_dir: /{seed}\ntrainer: {{max_epochs: 3}}\n"
+        write(f"{seed}", result(seed=seed), config=config)
+    assert named(tmp_path) == ["gem"] and described(tmp_path) == [""]
+
+
+def test_a_config_of_anything_leaves_the_report_whole(write: Write, tmp_path: Path) -> None:
+    odd = "names: 3\ncallbacks: [1]\ndata: {day: 2020-01-01, list: [{1: a, b: c}]}\npooling: 5\n"
+    write("a", result(settings="aaaa"), config=odd)
+    write("b", result(settings="bbbb"), config="data: {day: 2020-01-02}\n")
+    assert named(tmp_path)[1] == "gem (data.day=2020-01-02)"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from retrieval.report.pivot import Asked
 from retrieval.report.runs import collect
 from retrieval.report.writing import Report, insert, markdown, report_of, write_charts, write_files
 
@@ -17,7 +18,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0, or 2 where what was asked for cannot be done, the reason on standard error."""
     options = _parser().parse_args(argv)
     try:
-        report = report_of(collect(options.dirs), options.compare, options.against)
+        asked = Asked(options.rows, options.columns, options.values)
+        pivoted = asked if any(asked) else None
+        report = report_of(
+            collect(options.dirs), options.compare, options.against, pivoted, with_published=options.published
+        )
         if options.insert:
             insert(options.insert, options.marker, markdown(_with_titles(report, options.only)))
         if options.charts:
@@ -50,9 +55,26 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only", nargs="+", metavar="TEXT", help="of the tables, insert those whose title holds a TEXT"
     )
+    keys = "keys of a table of its own: of a row (pooling, level, ...), its training (loss) or config (optimizer.lr)"
+    parser.add_argument("--rows", nargs="+", default=(), metavar="KEY", help=keys)
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        default=(),
+        metavar="KEY",
+        help="likewise; default: as far as not rows, benchmark level resolution",
+    )
+    parser.add_argument(
+        "--values",
+        nargs="+",
+        default=(),
+        metavar="METRIC",
+        help="what it shows (default: mAP, or the main metric of each benchmark)",
+    )
     pair = "how far line A is better than line B: labels, or parts of them that fit one line"
     parser.add_argument("--compare", nargs=2, default=(), metavar=("A", "B"), help=pair)
     parser.add_argument("--against", metavar="A", help="how far every other line is better than line A")
+    parser.add_argument("--published", action="store_true", help="numbers of others on ROxford and RParis beside ours")
     parser.add_argument("--charts", type=Path, metavar="DIR", help="write the charts as SVG and PNG files too")
     return parser
 

@@ -122,8 +122,7 @@ def _pivoted(title: str, found: Sequence[_Difference], labels: Mapping[Line, str
     lines = []
     for line in dict.fromkeys(one.line for one in found):
         of = {(one.level, one.column): one for one in found if one.line == line}
-        texts = [_said(of[column]) if column in of else "-" for column in columns]
-        lines.append([Cell(labels[line]), *map(Cell, texts)])
+        lines.append([Cell(labels[line]), *(_said(of[column]) if column in of else Cell("-") for column in columns)])
     header = [
         "line",
         *(", ".join([*([level.capitalize()] if level else []), column.title]) for level, column in columns),
@@ -131,9 +130,11 @@ def _pivoted(title: str, found: Sequence[_Difference], labels: Mapping[Line, str
     return Table(f"{_metrics(found)} {title}", header, lines, 1)
 
 
-def _said(one: _Difference) -> str:
+def _said(one: _Difference) -> Cell:
     p = p_value(one.of.p_value)
-    return f"{points(one.of.mean)} {between(one)}, p {p if p.startswith('<') else f'= {p}'}"
+    text = f"{points(one.of.mean)} {between(one)}, p {p if p.startswith('<') else f'= {p}'}"
+    ends = {"low": 100 * one.of.low, "high": 100 * one.of.high}
+    return Cell(text, numbers={"mean": 100 * one.of.mean, **ends, "p": one.of.p_value})
 
 
 def _metrics(found: Sequence[_Difference]) -> str:

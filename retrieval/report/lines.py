@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from retrieval.report.configs import config_of
+
 Row = dict[str, Any]  # one evaluation, as in results.json, and the `folder` it came from
 
 # Rows that differ here share no mean. The values are those of rows that lack the key, as older rows do; what a
@@ -23,6 +25,8 @@ EVALUATED: dict[str, Any] = {
     "junk_known": None,
 }
 THEIR_OWN_NAME = ("whitening", "rerank")  # texts that need no key before them
+SIZES = ("queries", "images", "skipped")  # of a benchmark: fewer photos are another benchmark
+LONGEST, MOST = 40, 5  # of the values of configs that are said in words, and how many
 
 
 class Model(NamedTuple):
@@ -84,8 +88,12 @@ def evaluated(row: Row) -> dict[str, Any]:
 
 def evaluation(row: Row) -> tuple[str, ...]:
     """Equal for rows that were evaluated alike."""
-    either = evaluated(row), row["convention"]
+    either = evaluated(row), row["convention"], sizes(row)
     return tuple(canonical({key: value for key, value in said.items() if value}) for said in either)
+
+
+def sizes(row: Row) -> dict[str, Any]:
+    return {key: row.get(key) for key in SIZES}
 
 
 def canonical(value: Any) -> str:
@@ -97,12 +105,16 @@ def describe(rows: Sequence[Row]) -> None:
     """Write into each row, in words, what differs: as `descriptor` among all evaluations or by its benchmark's
     convention, as `apart` among all trainings."""
     trained = [row for row in rows if row.get("training")]
+    for row in rows:
+        row["apart"] = ""
     for row in trained:
         own = {key: row["training"].get(key) for key in varying([row["training"] for row in trained])}
         row["apart"] = ", ".join(f"{key}={short(value)}" for key, value in own.items() if value is not None)
+    _name_settings(rows)
     said: dict[int, list[str]] = {id(row): [] for row in rows}
     groups = [(rows, [evaluated(row) for row in rows])]
-    groups += [(mine, conventions(mine)) for mine in by_benchmark(rows).values()]
+    for mine in by_benchmark(rows).values():
+        groups += [(mine, conventions(mine)), (mine, list(map(sizes, mine)))]
     for group, each in groups:
         for key in varying(each):
             words = _words(key, [one[key] for one in each if key in one])
@@ -110,6 +122,30 @@ def describe(rows: Sequence[Row]) -> None:
                 said[id(row)] += [words[canonical(one[key])]] if key in one else []
     for row in rows:
         row["descriptor"] = ", ".join(filter(None, said[id(row)]))
+
+
+def _name_settings(rows: Sequence[Row]) -> None:
+    """Where models that read alike differ in `settings`, add to `apart` what their configs differ in."""
+    alike: dict[tuple[Any, ...], dict[str, list[Row]]] = {}
+    for row in rows:
+        alike.setdefault(model_of(row)[:5], {}).setdefault(row["settings"], []).append(row)
+    for by_settings in alike.values():
+        if len(by_settings) > 1:
+            words = _of_configs({settings: config_of(same[0]) for settings, same in by_settings.items()})
+            for row in (row for same in by_settings.values() for row in same):
+                row["apart"] = ", ".join(filter(None, [row["apart"], words.get(row["settings"])]))
+
+
+def _of_configs(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What differs among the configs that could be read, in a few short words for each."""
+    keys = dict.fromkeys(key for config in configs.values() for key in config)
+    full = {name: {key: config.get(key) for key in keys} for name, config in configs.items() if config}
+    differing = varying(list(full.values()))
+    said = {
+        name: [f"{key}={short(config[key])}" for key in differing if config[key] is not None]
+        for name, config in full.items()
+    }
+    return {name: ", ".join([word for word in words if len(word) <= LONGEST][:MOST]) for name, words in said.items()}
 
 
 def short(value: Any) -> str:

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from retrieval.report.lines import Row, by_benchmark, conventions, evaluated, shared, varying
-from retrieval.report.tables import family, levels, metrics, names
+from retrieval.report.lines import Row, by_benchmark, conventions, evaluated, line_of, shared, sizes, varying
+from retrieval.report.tables import family, levels, line_labels, metrics, names
 
 DEFINITIONS = {
     "mAP": "AP is the trapezoid average precision of the revisited Oxford and Paris protocol",
@@ -45,12 +45,27 @@ def notes(rows: Sequence[Row]) -> list[str]:
     return said + ([f"Versions: {', '.join(sorted(versions))}."] if versions else [])
 
 
+def mixed(rows: Sequence[Row]) -> list[str]:
+    """Which means are over seeds that were judged on several devices, or with several versions of a library."""
+    labels = line_labels(rows)
+    cells: dict[tuple[str, str, int], list[Row]] = {}
+    for row in rows:
+        cells.setdefault((labels[line_of(row)], row["benchmark"], row["resolution"]), []).append(row)
+    said = []
+    for (label, benchmark, _), seeds in cells.items():
+        each = [{"device": row.get("device")} | (row.get("versions") or {}) for row in seeds]
+        several = {key: sorted({str(one.get(key) or "not stated") for one in each}) for one in each for key in one}
+        parts = [f"{key} {' and '.join(found)}" for key, found in several.items() if len(found) > 1]
+        said += [f"{label} on {benchmark}: the mean is over seeds judged with {'; '.join(parts)}"] if parts else []
+    return list(dict.fromkeys(said))
+
+
 def _evaluations(rows: Sequence[Row]) -> list[str]:
     """Which settings of the evaluation differ from line to line, and which are those of every row."""
     each = [evaluated(row) for row in rows]
     differing = varying(each)
     for mine in by_benchmark(rows).values():
-        differing += varying(conventions(mine))
+        differing += varying(conventions(mine)) + varying([sizes(row) for row in mine])
     said = []
     if differing:
         keys = ", ".join(key.replace("_", " ") for key in dict.fromkeys(differing))

@@ -10,7 +10,8 @@ import numpy as np
 from retrieval.report import charts
 from retrieval.report.lines import EVALUATED, Line, Row, by_benchmark, canonical, line_of, model_of
 from retrieval.report.runs import Run, Runs
-from retrieval.report.tables import gather, labels, levels, line_labels, mean_and_sd, metrics, names, values
+from retrieval.report.spread import mean_and_sd
+from retrieval.report.tables import gather, labels, levels, line_labels, metrics, names, values
 
 CHARTS = {
     "resolution": ("mAP against resolution", "mAP over resolution: mean over seeds, band ± sd, untrained dashed"),

@@ -1,14 +1,12 @@
 """Tables from rows: one line per model, values in percent, mean and spread over seeds."""
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from retrieval.report.lines import Line, Model, Row, line_of, model_of
+from retrieval.report.spread import cell, exponent, fewer, highest, rounded
 from retrieval.report.table import Cell, Table
 
 LEVELS = ("medium", "hard", "easy", "public", "private", "")  # "" where a benchmark has no levels
@@ -98,19 +96,6 @@ def _title(metric: str) -> str:
     return metric if "AP" in metric else family(metric)
 
 
-def mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation (n - 1); the deviation of one value is 0."""
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-
-
-def percent(values: Sequence[float]) -> str:
-    """`41.2 ± 0.3` for several seeds, `41.2` for one, `NaN` where any value is."""
-    mean, sd = mean_and_sd(values)
-    if math.isnan(mean):
-        return "NaN"
-    return f"{100 * mean:.1f} ± {100 * sd:.1f}" if len(values) > 1 else f"{100 * mean:.1f}"
-
-
 def names(rows: Iterable[Row]) -> dict[Model, str]:
     """Pooling, its options and head of each model, with the settings' hash where two settings would read alike."""
     models = sorted({model_of(row) for row in rows}, key=lambda model: model.order)
@@ -167,10 +152,10 @@ def _table(title: str, grid: Grid, level: str, rows: Sequence[Row], with_p: bool
         cells = [*words[line], Cell(str(seeds))]
         for column in columns:
             found = of_line.get(column, [])
-            text = percent(values(found, level, column.metric)) if found else "-"
-            fewer = f" (n={len(found)})" if found and len(found) < seeds else ""
-            cells.append(Cell(text + fewer, line.model.untrained == untrained and text.split(" ")[0] == best[column]))
-        p = [Cell(_p(row for of_column in of_line.values() for row in of_column))] if with_p else []
+            scored = values(found, level, column.metric)
+            leads = line.model.untrained == untrained and bool(found) and rounded(scored) == best[column]
+            cells.append(cell(scored, leads, fewer(len(found), seeds)) if found else Cell("-"))
+        p = [Cell(exponent(row for of_column in of_line.values() for row in of_column))] if with_p else []
         lines.append([*cells, *p])
     numbers = ["seeds", *(column.title for column in columns), *(["p"] if with_p else [])]
     return Table(title, [*header, *numbers], lines, len(header))
@@ -183,19 +168,4 @@ def columns_of(grid: Grid) -> list[Column]:
 def _best(grid: Grid, column: Column, level: str, untrained: bool) -> str:
     """The highest mean of the (un)trained, as printed, so that values that read alike are all bold; "" without any."""
     alike = [of[column] for line, of in grid.items() if line.model.untrained == untrained and column in of]
-    means = [mean_and_sd(values(rows, level, column.metric))[0] for rows in alike]
-    return f"{100 * max(known):.1f}" if (known := [mean for mean in means if not math.isnan(mean)]) else ""
-
-
-def _p(rows: Iterable[Row]) -> str:
-    """Mean of p over seeds, with the range over channels where each channel has its own."""
-    values = list({row["seed"]: row["p"] for row in rows if row["p"] is not None}.values())
-    if not values:
-        return "-"
-    if any(isinstance(p, dict) for p in values):
-        values = [p if isinstance(p, dict) else {"mean": p, "min": p, "max": p} for p in values]
-        low, high = min(p["min"] for p in values), max(p["max"] for p in values)
-        text = f"{np.mean([p['mean'] for p in values]):.2f} ({low:.2f} to {high:.2f})"
-    else:
-        text = f"{np.mean(values):.2f}"
-    return text.replace("nan", "NaN")
+    return highest(values(rows, level, column.metric) for rows in alike)

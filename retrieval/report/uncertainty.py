@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from retrieval import metrics, statistics
 from retrieval.report.lines import Row, by_benchmark
+from retrieval.report.spread import cell
 from retrieval.report.table import Cell, Table
 from retrieval.report.tables import (
     Grid,
@@ -22,7 +23,6 @@ from retrieval.report.tables import (
     main_metric,
     named,
     opening,
-    percent,
     titled,
     values,
 )
@@ -93,20 +93,20 @@ def interval_tables(rows: Sequence[Row]) -> tuple[list[Table], list[str]]:
 def _interval_table(title: str, grid: Grid, level: str, rows: Sequence[Row], said: list[str]) -> Table:
     columns = columns_of(grid)
     macro = {(line, column): _macro(of[column], level, column.metric) for line, of in grid.items() for column in of}
-    with_macro = {column for (_, column), text in macro.items() if text}
+    with_macro = {column for (_, column), mean in macro.items() if mean}
     header, words = opening(rows)
     lines = []
     for line, of in grid.items():
         cells = [*words[line], Cell(str(max(map(len, of.values()))))]
         for column in columns:
-            cells.append(Cell(_with_interval(of[column], level, column.metric, said) if column in of else "-"))
-            cells += [Cell(macro.get((line, column)) or "-")] if column in with_macro else []
+            cells.append(_with_interval(of[column], level, column.metric, said) if column in of else Cell("-"))
+            cells += [macro.get((line, column)) or Cell("-")] if column in with_macro else []
         lines.append(cells)
     titles = chain(*([c.title, f"{c.title}, macro"] if c in with_macro else [c.title] for c in columns))
     return Table(title, [*header, "seeds", *titles], lines, len(header))
 
 
-def _with_interval(rows: Sequence[Row], level: str, metric: str, said: list[str]) -> str:
+def _with_interval(rows: Sequence[Row], level: str, metric: str, said: list[str]) -> Cell:
     """`72.7 [68.1, 77.0]`."""
     bounds = (rows[0].get("intervals") or {}).get(named(level, metric)) if len(rows) == 1 else None
     if len(rows) > 1:
@@ -115,13 +115,15 @@ def _with_interval(rows: Sequence[Row], level: str, metric: str, said: list[str]
             bounds = statistics.interval(scored.values, scored.landmarks)
         except ValueError as error:
             said.append(f"No interval over the seeds of {rows[0]['pooling']} on {rows[0]['benchmark']}: {error}.")
-    text = percent(values(rows, level, metric))
-    known = bounds is not None and all(bound is not None and math.isfinite(bound) for bound in bounds)
-    return f"{text} [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]" if bounds and known else text
+    mean = cell(values(rows, level, metric))
+    if not (bounds and all(bound is not None and math.isfinite(bound) for bound in bounds)):
+        return mean
+    low, high = (100 * float(bound) for bound in bounds)
+    return Cell(f"{mean.text} [{low:.1f}, {high:.1f}]", numbers={**(mean.numbers or {}), "low": low, "high": high})
 
 
-def _macro(rows: Sequence[Row], level: str, metric: str) -> str:
-    """The mean over landmarks, mean and deviation over seeds; "" where each query is a landmark of its own."""
+def _macro(rows: Sequence[Row], level: str, metric: str) -> Cell | None:
+    """The mean over landmarks, mean and deviation over seeds; None where each query is a landmark of its own."""
     found = [(row.get("macro") or {}).get(named(level, metric)) for row in rows]
     known = [value for value in found if value is not None]
     try:
@@ -129,7 +131,7 @@ def _macro(rows: Sequence[Row], level: str, metric: str) -> str:
         told_apart = len(np.unique(landmarks)) < len(landmarks)
     except ValueError:
         told_apart = True  # its row has a mean over landmarks, and nothing says that it is the other one
-    return percent(known) if len(known) == len(rows) and told_apart else ""
+    return cell(known) if len(known) == len(rows) and told_apart else None
 
 
 def _read(row: Row, metric: str) -> PerQuery:

@@ -8,14 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.report import charts, page
+from retrieval.report.cost import cost
 from retrieval.report.differences import against, compare
 from retrieval.report.lines import Row
-from retrieval.report.notes import notes
+from retrieval.report.notes import mixed, notes
 from retrieval.report.pictures import CHARTS, draw, rankings
+from retrieval.report.pivot import Asked, pivot
+from retrieval.report.published import published
 from retrieval.report.runs import Runs, collect
-from retrieval.report.table import Table
+from retrieval.report.table import Table, escaped, slug
 from retrieval.report.tables import tables
 from retrieval.report.uncertainty import interval_tables
+
+LATEX_HEAD = """% Read by a document:
+%   \\documentclass{article}
+%   \\usepackage[T1]{fontenc}
+%   \\usepackage{booktabs}
+%   \\begin{document}
+%   \\input{report}
+%   \\end{document}
+"""
 
 
 @dataclass(frozen=True)
@@ -28,25 +40,41 @@ class Report:
 
     @property
     def warnings(self) -> list[str]:
-        return self.found.warnings
+        return [*self.found.warnings, *mixed(self.found.rows)]
 
 
-def report_of(found: Runs, pair: Sequence[str] = (), reference: str | None = None) -> Report:
-    """pair: labels of two lines to compare; reference: of one that every other is compared with.
+def report_of(
+    found: Runs,
+    pair: Sequence[str] = (),
+    reference: str | None = None,
+    asked: Asked | None = None,
+    with_published: bool = False,
+) -> Report:
+    """pair: labels of two lines to compare; reference: of one that every other is compared with; asked: the keys of a
+    table that comes first; with_published: numbers of others stand beside ours.
 
-    Raises ValueError where a label fits no line or several, or the lines cannot be compared.
+    Raises ValueError where a label fits no line or several, the lines cannot be compared, or no row has a key.
     """
     rows = found.rows
-    intervals, of_intervals = interval_tables(rows)
+    by_keys = [pivot(rows, asked)] if asked else []
+    parts = [
+        ([table for table, _ in by_keys], []),
+        (tables(rows), notes(rows)),
+        ([], [said for _, of_one in by_keys for said in of_one]),
+        interval_tables(rows),
+        cost(rows),
+        published(rows) if with_published else ([], []),
+    ]
     compared = [compare(rows, *pair)] if pair else []
     compared += [against(rows, reference)] if reference is not None else []
-    differences, of_differences = [table for table, _ in compared], [said for _, of_one in compared for said in of_one]
-    said = dict.fromkeys([*notes(rows), *of_intervals, *of_differences])
-    return Report(found, [*tables(rows), *intervals, *differences], list(said))
+    parts += [([table], said) for table, said in compared]
+    said = dict.fromkeys(sentence for _, of_part in parts for sentence in of_part)
+    return Report(found, [table for of_part, _ in parts for table in of_part], list(said))
 
 
 def write(dirs: Sequence[Path], output: Path | None = None) -> Path:
-    """Write `report.md`, `report.csv` and `report.html` into `output` (the first of `dirs`); the page's path."""
+    """Write `report.md`, `.tex`, `.csv`, `.html` and `tables/*.csv` into `output` (the first of `dirs`); the page's
+    path."""
     return write_files(report_of(collect(dirs)), output or dirs[0])
 
 
@@ -65,7 +93,9 @@ def write_files(report: Report, output: Path) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     warned = f"\n## Warnings\n\n{_bullets(report.warnings)}" if report.warnings else ""
     _put(output / "report.md", f"# Results\n\n{markdown(report)}{warned}")
+    _put(output / "report.tex", latex(report))
     _write_csv(report.found.rows, output / "report.csv")
+    _write_tables(report.tables, output / "tables")
     path = output / "report.html"
     _put(path, _page(report))
     return path
@@ -82,6 +112,23 @@ def _write_csv(rows: Iterable[Row], file: Path) -> None:
         writer = csv.DictWriter(lines, list(dict.fromkeys(name for row in flat for name in row)))
         writer.writeheader()
         writer.writerows(flat)
+
+
+def _write_tables(tables: Iterable[Table], folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, table in named(tables).items():
+        with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8", errors="replace") as lines:
+            csv.writer(lines).writerows(table.records())
+
+
+def named(tables: Iterable[Table]) -> dict[str, Table]:
+    """Tables by the names of their files, made of their titles, each once."""
+    found: dict[str, Table] = {}
+    for table in tables:
+        name = slug(table.title)
+        taken = sum(other == name or other.rpartition("-")[0] == name for other in found)
+        found[f"{name}-{taken + 1}" if name in found else name] = table
+    return found
 
 
 def _flat(row: Row) -> dict[str, Any]:
@@ -119,6 +166,13 @@ def markdown(report: Report) -> str:
 
 def _bullets(sentences: Iterable[str]) -> str:
     return "".join(f"- {html.escape(sentence, quote=False)}\n" for sentence in sentences)
+
+
+def latex(report: Report) -> str:
+    """The tables and notes, to be read by a document; the page's pictures are files of their own (`--charts`)."""
+    said = "".join(f"  \\item {escaped(sentence)}\n" for sentence in [*report.notes, *report.warnings])
+    parts = [table.latex(name) for name, table in named(report.tables).items()]
+    return "\n".join([LATEX_HEAD, *parts, f"\\begin{{itemize}}\n{said}\\end{{itemize}}\n"])
 
 
 def _page(report: Report) -> str:
