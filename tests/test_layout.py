@@ -38,6 +38,7 @@ ROOMS = {
     "faiss": {"search/approximate", "search/files"},
     "wandb": {"callbacks"},
     "webdataset": {"data/stream"},
+    "plotly": {"report/plots"},
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
