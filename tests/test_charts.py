@@ -79,7 +79,10 @@ def test_a_line_per_run_has_the_colour_of_its_model(write: Write, tmp_path: Path
     colour = curves.colours(drawn.values())
     figures = [plots.figure(chart, each, colour) for chart in drawn.values() for each in chart.panels.values()]
     used = {
-        (trace["legendgroup"], trace["line"]["color"]) for one in figures for trace in one.data if not trace["fill"]
+        (trace["legendgroup"], trace["line"]["color"])
+        for one in figures
+        for trace in one.to_dict()["data"]
+        if "fill" not in trace
     }
     assert set(drawn) == {"resolution", "p", "training"} and used == set(colour.items()) and len(colour) == 2
 
@@ -106,6 +109,13 @@ def test_the_data_of_a_chart_cannot_end_its_script() -> None:
     content = drawn.partition('<script type="application/json">')[2].partition("</script>")[0]
     (trace,) = json.loads(content)["data"]
     assert trace["name"] == "</script><b>" and "<b>&lt;/script&gt;&lt;b&gt;</b>" in trace["hovertemplate"]
+
+
+def test_of_many_panels_one_is_chosen_and_of_few_all() -> None:
+    for count in (2, 13):
+        titles = [f"panel {i}" for i in range(count)]
+        chart = curves.Chart({title: [curves.Curve("gem", [0], [1])] for title in titles}, "x", "y")
+        assert plots.panels(chart, {"gem": "#000000"}).count("<option selected>panel 0<") == (count > 12)
 
 
 def test_the_summary_names_the_best_and_the_next_line(write: Write, tmp_path: Path) -> None:

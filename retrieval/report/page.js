@@ -50,7 +50,10 @@ function draw(live) {
   for (const button of live.querySelectorAll(".legend button")) {
     button.addEventListener("click", () => toggle(button, plots));
   }
-  live.querySelector("select")?.addEventListener("change", (event) => choose(live, plots, event.target.value));
+  const choice = live.querySelector("select");
+  if (!choice) return;
+  choice.addEventListener("change", () => choose(live, plots, choice.value));
+  if (choice.value) choose(live, plots, choice.value);
 }
 
 function toggle(button, plots) {

@@ -14,6 +14,7 @@ from plotly import graph_objects, offline
 
 from retrieval.report.curves import Chart, Curve
 
+MANY = 12  # panels, of which a screen need not show all at once
 FONT = {"family": "system-ui, sans-serif", "size": 12}
 LABEL = {"font": {**FONT, "color": "#ffffff"}, "bgcolor": "#2b3036", "bordercolor": "#2b3036", "align": "left"}
 LAYOUT: dict[str, Any] = {
@@ -39,9 +40,11 @@ def panels(chart: Chart, colours: Mapping[str, str]) -> str:
 
 
 def _choice(titles: Sequence[str]) -> str:
+    """Where there are many panels, the first is chosen."""
     if len(titles) < 2:
         return ""
-    options = "".join(f"<option>{html.escape(title)}</option>" for title in titles)
+    chosen = titles[0] if len(titles) > MANY else None
+    options = "".join(f"<option{' selected' * (title == chosen)}>{html.escape(title)}</option>" for title in titles)
     return f'<label>Panel <select><option value="">all {len(titles)}</option>{options}</select></label>'
 
 
