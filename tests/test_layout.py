@@ -40,6 +40,7 @@ ROOMS = {
     "wandb": {"callbacks"},
     "webdataset": {"data/stream"},
     "rich": {"sweep/overview"},
+    "plotly": {"report/plots"},
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 

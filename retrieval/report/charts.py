@@ -5,8 +5,7 @@ Text and grid are a grey that stays legible on white and on near-black, so a tra
 
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from textwrap import fill
@@ -14,14 +13,12 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageOps
 
-from retrieval.report.reading import History
+from retrieval.report.curves import Chart, Curve
 
 GREY = "#767676"
-COLOURS = ["#2a7fc1", "#d9601a", "#2c9a5b", "#a763c9", "#b58a12", "#d1477a", "#109aa8", "#8c6d5a"]
 MARKS = {"right": ("✓", "#2c9a5b"), "wrong": ("✗", "#d64545"), "junk": ("○", GREY)}
 STYLE: dict[Any, Any] = {
     "text.color": GREY, "axes.labelcolor": GREY, "axes.edgecolor": GREY, "xtick.color": GREY, "ytick.color": GREY,
@@ -31,69 +28,23 @@ STYLE: dict[Any, Any] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Curve:
-    """One line of a chart; `low` and `high` bound a band round it, `faint` lines run inside the band."""
-
-    label: str
-    x: Sequence[float]
-    y: Sequence[float]
-    low: Sequence[float] = ()
-    high: Sequence[float] = ()
-    faint: Sequence[Sequence[float]] = field(default_factory=list)
-    untrained: bool = False  # drawn dashed, in the colour of the trained line of the same label
-
-    def draw(self, axes: Axes, colour: str) -> None:
-        name = f"{self.label}, untrained" if self.untrained else self.label
-        name = f" {name}" if name.startswith("_") else name  # matplotlib hides labels that start so
-        # A lone point has no line to show it, and a few points deserve to be seen as points.
-        marker = "o" if len(self.x) <= 8 else ""
-        style = "--" if self.untrained else "-"
-        axes.plot(self.x, self.y, style, color=colour, label=name, marker=marker, markersize=3.5, linewidth=1.6)
-        if len(self.low):
-            axes.fill_between(self.x, self.low, self.high, color=colour, alpha=0.14, linewidth=0)
-        for values in self.faint:
-            axes.plot(self.x, values, color=colour, alpha=0.4, linewidth=0.6)
-
-
-def lines(panels: Mapping[str, Sequence[Curve]], x: str, y: str, ticks: Iterable[float] = ()) -> str:
-    """SVG of one panel per title, at most three abreast; a label has one colour throughout."""
-    labels = list(dict.fromkeys(curve.label for curves in panels.values() for curve in curves))
-    colours = dict(zip(labels, _colours(len(labels)), strict=True))
-    across = min(3, len(panels))
-    down = math.ceil(len(panels) / across)
+def lines(chart: Chart, colours: Mapping[str, str]) -> str:
+    """SVG of one panel per title, at most three abreast; `colours` by the curves' labels."""
+    across = min(3, len(chart.panels))
+    down = math.ceil(len(chart.panels) / across)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(1.2 + 3.4 * max(across, 1.7), 0.5 + 2.5 * down), layout="constrained")
         grid = figure.subplots(down, across, squeeze=False).ravel()
-        for axes, (title, curves) in zip(grid, panels.items(), strict=False):
-            axes.set(title=fill(title, 38), xlabel=x, ylabel=y)
-            if ticks:
-                axes.set_xticks(list(ticks))
+        for axes, (title, curves) in zip(grid, chart.panels.items(), strict=False):
+            axes.set(title=fill(title, 38), xlabel=chart.x, ylabel=chart.y)
+            if chart.ticks:
+                axes.set_xticks(list(chart.ticks))
             for curve in curves:
-                curve.draw(axes, colours[curve.label])
-        for axes in grid[len(panels) :]:
+                _draw(axes, curve, colours[curve.label])
+        for axes in grid[len(chart.panels) :]:
             axes.remove()
         _legend(figure)
         return _save(figure, "svg").decode()
-
-
-def p_panels(runs: Iterable[tuple[str, int, History]]) -> dict[str, list[Curve]]:
-    """GeM's p over training steps: a panel per model, a line per seed; runs that logged no p are left out."""
-    panels: dict[str, list[Curve]] = {}
-    for model, seed, history in runs:
-        if curve := _p_curve(f"seed {seed}", history):
-            panels.setdefault(model, []).append(curve)
-    return panels
-
-
-def training_panels(runs: Iterable[tuple[str, int, History]]) -> dict[str, list[Curve]]:
-    """Losses and validation mAP over training steps: a panel per quantity, a line per run."""
-    panels: dict[str, list[Curve]] = {}
-    for model, _, history in runs:
-        for column, values in history.items():
-            if "loss" in column or (column.startswith("validation") and "mAP" in column):
-                panels.setdefault(column, []).append(Curve(model, list(values), list(values.values())))
-    return dict(sorted(panels.items()))
 
 
 def ranking(entries: Sequence[Mapping[str, Any]]) -> bytes:
@@ -131,21 +82,14 @@ def thumbnail(path: str, box: tuple[float, ...] | None = None) -> Image.Image | 
     return small
 
 
-def _p_curve(label: str, history: History) -> Curve | None:
-    if "p" in history:
-        return Curve(label, list(history["p"]), list(history["p"].values()))
-    columns = [name for name in ("p/mean", "p/min", "p/max", *(f"p/d{i}" for i in range(1, 10))) if name in history]
-    if columns[:3] != ["p/mean", "p/min", "p/max"]:
-        return None
-    steps = sorted(set.intersection(*(set(history[name]) for name in columns)))
-    mean, low, high, *deciles = [[history[name][step] for step in steps] for name in columns]
-    return Curve(label, steps, mean, low, high, deciles)
-
-
-def _colours(count: int) -> list[str]:
-    if count <= len(COLOURS):
-        return COLOURS[:count]
-    return [to_hex(matplotlib.colormaps["turbo"](0.08 + 0.84 * i / (count - 1))) for i in range(count)]
+def _draw(axes: Axes, curve: Curve, colour: str) -> None:
+    style = "none" if not curve.joined else "--" if curve.untrained else "-"
+    marker, inside = "o" if curve.dotted else "", "none" if curve.untrained else colour
+    how: dict[str, Any] = {"linestyle": style, "marker": marker, "markerfacecolor": inside, "color": colour}
+    name = f" {curve.name}" if curve.name.startswith("_") else curve.name  # matplotlib hides labels that start so
+    axes.plot(curve.x, curve.y, label=name, markersize=3.5, linewidth=1.6, **how)
+    for low, high in curve.bands:
+        axes.fill_between(curve.x, low, high, color=colour, alpha=0.14, linewidth=0)
 
 
 def _legend(figure: Figure) -> None:

@@ -1,75 +1,68 @@
-"""What a report shows beside its tables: which curves its charts have, and whose rankings it compares."""
+"""What a report shows beside its tables: which charts it has, and whose rankings it compares."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from itertools import product
+from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
-from retrieval.report import charts
-from retrieval.report.lines import EVALUATED, Line, Row, by_benchmark, canonical, line_of, model_of
-from retrieval.report.runs import Run, Runs
-from retrieval.report.spread import mean_and_sd
-from retrieval.report.tables import gather, labels, levels, line_labels, metrics, names, values
+from retrieval.report import charts, page, plots
+from retrieval.report.curves import Chart, colours
+from retrieval.report.lines import EVALUATED, Line, Row, canonical, line_of, model_of
+from retrieval.report.panels import (
+    channel_panels,
+    exponent_panels,
+    p_panels,
+    resolution_panels,
+    training_panels,
+    trainings,
+)
+from retrieval.report.runs import Runs
+from retrieval.report.tables import labels, line_labels
 
 CHARTS = {
-    "resolution": ("mAP against resolution", "mAP over resolution: mean over seeds, band ± sd, untrained dashed"),
-    "p": ("p while training", "p of GeM over training steps; per channel: mean, deciles, band from min to max"),
-    "training": ("Training curves", "losses and validation mAP over training steps"),
-}
+    "resolution": ("mAP against resolution", "Mean over seeds, with a band of one standard deviation each way; "
+                   "untrained models are dashed."),
+    "exponent": ("mAP against p", "mAP by the p of GeM: untrained models are hollow and joined by a dashed line, "
+                 "trained ones stand at the p that they ended with. Where each channel has its own p, their mean "
+                 "counts."),
+    "precision": ("Precision and recall", "Interpolated precision over recall, the mean over queries."),
+    "p": ("p while training", "The p of GeM over training steps, a line per run."),
+    "channels": ("p of each channel", "The p of GeM over channels and training steps: their mean, and bands from the "
+                 "least to the greatest and between deciles."),
+    "training": ("Training curves", "A line per run. Nothing is smoothed."),
+}  # fmt: skip
 
 
-def resolution_panels(rows: Sequence[Row]) -> dict[str, list[charts.Curve]]:
-    """Average precision in percent over resolution, mean ± sd: a panel per benchmark, level and backbone, a curve per
-    line; where lines are too many to tell apart by colour, a panel per descriptor too."""
-    panels: dict[str, list[charts.Curve]] = defaultdict(list)
-    several, named = len({row["backbone"] for row in rows}) > 1, names(rows)
-    lines = {line_of(row) for row in rows}
-    crowded = len({(named[line.model], line.descriptor) for line in lines}) > len(charts.COLOURS)
-    for benchmark, mine in by_benchmark(rows).items():
-        for level, metric in product(levels(mine), [metric for metric in metrics(mine) if "AP" in metric]):
-            for line, of in gather(mine, level, {metric}).items():
-                backbone, descriptor = line.model.backbone if several else "", line.descriptor
-                of_panel = ("" if metric == "mAP" else metric, level, descriptor if crowded else "", backbone)
-                label = named[line.model] if crowded or not descriptor else f"{named[line.model]}, {descriptor}"
-                at = {column.resolution: mean_and_sd(values(of[column], level, metric)) for column in sorted(of)}
-                means, sds = 100 * np.array(list(at.values())).T
-                curve = charts.Curve(label, list(at), means, means - sds, means + sds, untrained=line.model.untrained)
-                panels[", ".join(filter(None, (benchmark, *of_panel)))].append(curve)
-    return panels
+def charts_of(found: Runs) -> dict[str, Chart]:
+    """The charts that the runs have data for; mAP against resolution needs two or more."""
+    rows, runs = found.rows, trainings(found)
+    resolutions = sorted({row["resolution"] for row in rows})
+    over_resolution = resolution_panels(rows) if len(resolutions) > 1 else {}
+    built = {
+        "resolution": Chart(over_resolution, "resolution (px)", "mAP (%)", resolutions),
+        "exponent": Chart(exponent_panels(rows), "p", "mAP (%)"),
+        "p": Chart(p_panels(runs), "training step", "p"),
+        "channels": Chart(channel_panels(runs), "training step", "p"),
+        "training": Chart(training_panels(runs), "training step"),
+    }
+    return {name: chart for name, chart in built.items() if chart.panels}
 
 
 def draw(found: Runs) -> dict[str, str]:
-    """The charts that the runs have data for, as SVG: `p`, `resolution` (two or more needed), `training`."""
-    labelled = labels(found.rows)
-    models = [(run, next((model_of(row) for row in run.rows if _own(row)), None)) for run in found.runs]
-    curves = [(_label(run, labelled.get(model) if model else None), run) for run, model in models if model or run.state]
-    runs = sorted(((label, _seed(run), run.history) for label, run in curves), key=lambda run: run[:2])
-    drawn = {}
-    if panels := charts.p_panels(runs):
-        drawn["p"] = charts.lines(panels, "training step", "p")
-    resolutions = sorted({row["resolution"] for row in found.rows})
-    if len(resolutions) > 1 and (panels := resolution_panels(found.rows)):
-        drawn["resolution"] = charts.lines(panels, "resolution (px)", "mAP (%)", resolutions)
-    if panels := charts.training_panels(runs):
-        drawn["training"] = charts.lines(panels, "training step", "")
-    return drawn
+    """Each chart as SVG, by its name in CHARTS."""
+    drawn = charts_of(found)
+    colour = colours(drawn.values())
+    return {name: charts.lines(chart, colour) for name, chart in drawn.items()}
 
 
-def _label(run: Run, name: str | None) -> str:
-    """What a run's curves are called: its model, or its folder where no row says which that is."""
-    label = name or run.folder.name
-    return f"{label}, unfinished" if run.state else label
-
-
-def _seed(run: Run) -> int:
-    return run.rows[0]["seed"] if run.rows else run.seed
-
-
-def _own(row: Row) -> bool:
-    """Whether what was judged is the model that its run trained."""
-    return not (row["untrained"] or row["trained_with"])
+def chart_sections(found: Runs) -> list[tuple[str, str]]:
+    """Each chart as a section of the page."""
+    drawn = charts_of(found)
+    colour = colours(drawn.values())
+    return [
+        (heading, page.chart(charts.lines(drawn[name], colour), said, plots.panels(drawn[name], colour)))
+        for name, (heading, said) in CHARTS.items()
+        if name in drawn
+    ]
 
 
 def rankings(found: Runs) -> list[list[dict[str, Any]]]:

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retrieval.report import charts, page
+from retrieval.report import charts, page, plots
 from retrieval.report.cost import cost
 from retrieval.report.differences import against, compare
 from retrieval.report.lines import Row
 from retrieval.report.notes import mixed, notes
-from retrieval.report.pictures import CHARTS, draw, rankings
+from retrieval.report.pictures import chart_sections, draw, rankings
 from retrieval.report.pivot import Asked, pivot
 from retrieval.report.published import published
 from retrieval.report.runs import Runs, collect
+from retrieval.report.summary import summary
 from retrieval.report.table import Table, escaped, slug
 from retrieval.report.tables import tables
 from retrieval.report.uncertainty import interval_tables
@@ -176,14 +177,13 @@ def latex(report: Report) -> str:
 
 
 def _page(report: Report) -> str:
-    found, warned = report.found, page.bullets(report.warnings)
-    shown = {name: page.chart(svg, CHARTS[name][1]) for name, svg in draw(found).items()}
+    found, warned, shown = report.found, page.bullets(report.warnings), chart_sections(report.found)
     sections = [
         ("Warnings", warned and f'<div class="warnings">{warned}</div>'),
         ("Tables", "".join(table.html() for table in report.tables) + page.bullets(report.notes)),
-        *((heading, shown.get(name, "")) for name, (heading, _) in CHARTS.items()),
+        *shown,
         ("Rankings", page.rankings(rankings(found))),
         ("Configs", "".join(page.folded(str(run.folder), run.config) for run in found.runs if run.config)),
     ]
-    benchmarks = ", ".join(sorted({row["benchmark"] for row in found.rows}))
-    return page.render(f"Retrieval results: {benchmarks}", sections)
+    title = f"Retrieval results: {', '.join(sorted({row['benchmark'] for row in found.rows}))}"
+    return page.render(title, summary(found), sections, plots.script() if shown else "")
