@@ -36,7 +36,8 @@ ROOMS = {
     "pytorch_metric_learning": {"losses"},
     "lightning": {"training", "callbacks", "data/module", "data/stream", "launch", "sharding"},
     "faiss": {"search/approximate", "search/files"},
-    "wandb": {"callbacks"},
+    "wandb": {"callbacks", "report/wandb_run"},
+    "tensorboard": {"callbacks"},
     "webdataset": {"data/stream"},
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -20,6 +20,7 @@ WORDS = ("options", "trained_with")  # None in rows written before there was suc
 TEXTS = (*WORDS, "per_query")
 MAPPINGS = ("convention", "macro", "intervals")
 P = ("mean", "min", "max")
+OTHERS = {".hydra", "wandb"}  # folders of other programs, which have a config.yaml of their own
 
 
 @dataclass
@@ -187,7 +188,7 @@ def _unfinished(root: Path, runs: Iterable[Run]) -> list[Path]:
     """Folders with a config and no results, outside every run: a saved model inside a run is no run of its own."""
     taken = {run.folder.resolve() for run in runs}
     outermost: list[Path] = []
-    for folder in sorted(config.parent for config in root.rglob("config.yaml") if ".hydra" not in config.parts):
+    for folder in sorted(file.parent for file in root.rglob("config.yaml") if not OTHERS & set(file.parts)):
         here = folder.resolve()
         related = {here, *here.parents} & taken or any(here in other.parents for other in taken)
         if not related and not set(folder.parents) & set(outermost):
