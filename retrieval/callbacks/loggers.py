@@ -34,7 +34,8 @@ class WandbLogger(loggers.WandbLogger):
         if mode == "offline":
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else it reports its own use over the network
         quiet = {"silent": mode == "offline"}
-        super().__init__(project=project, save_dir=save_dir, mode=mode, settings=quiet, **names(Path(save_dir)))
+        known: dict[str, Any] = {"mode": mode, "settings": quiet, **names(Path(save_dir))}
+        super().__init__(project=project, save_dir=save_dir, **known)
         self._wandb_init.pop("anonymous", None)  # Lightning's, of which W&B warns that it will be no more
 
 
@@ -100,7 +101,7 @@ def close_wandb(logger: WandbLogger, rows: Sequence[Row], status: str) -> None:
     run.summary.update(final(rows))
     if rows:
         flat = [dict(leaves(row)) for row in rows]
-        columns = list(dict.fromkeys(name for row in flat for name in row))
+        columns: list[Any] = list(dict.fromkeys(name for row in flat for name in row))
         data = [[cell(row.get(name)) for name in columns] for row in flat]
         run.log({"rows": wandb.Table(columns=columns, data=data, allow_mixed_types=True)})
     run.finish(exit_code=int(status != "success"))
@@ -161,10 +162,11 @@ def add_summary(logger: TensorBoardLogger, summary: Any) -> None:
 
 def purge(logger: TensorBoardLogger, step: int) -> None:
     """Hide what a killed run has written from this step on, as `purge_step` of a SummaryWriter does."""
-    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+    from tensorboard.compat.proto import event_pb2
 
-    writer: Any = logger.experiment.file_writer
-    writer.add_event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
+    made: Any = event_pb2
+    begun = made.Event(step=step, session_log=made.SessionLog(status=made.SessionLog.START))
+    logger.experiment.file_writer.add_event(begun)  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def histogram(logger: Logger, name: str, values: Tensor, step: int) -> None:

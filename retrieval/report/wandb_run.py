@@ -21,12 +21,12 @@ def send(report: Report, page: Path, mode: str, project: str, folder: Path) -> N
 
     name = folder.resolve().name
     group = name if (folder / "sweep.json").is_file() else None
-    about: dict[str, Any] = {"project": project, "name": f"report of {name}", "group": group, "job_type": "report"}
-    with wandb.init(**about, dir=folder, mode=mode, settings={"silent": mode == "offline"}) as run:
+    about: dict[str, Any] = {"mode": mode, "project": project, "name": f"report of {name}", "group": group}
+    with wandb.init(**about, job_type="report", dir=folder, settings={"silent": mode == "offline"}) as run:
         for number, table in enumerate(report.tables, 1):
             data = [[cell.text for cell in line] for line in table.lines]
             key = f"tables/{number:02}_{word(table.title)}"
-            run.log({key: wandb.Table(columns=list(table.header), data=data)}, step=0)
+            run.log({key: wandb.Table(columns=[*table.header], data=data)}, step=0)
         charts = {f"charts/{chart}": wandb.Html(svg, inject=False) for chart, svg in draw(report.found).items()}
         run.log(charts, step=0)
         artifact = wandb.Artifact(f"report-{word(name)}", type="report")
