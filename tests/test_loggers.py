@@ -316,7 +316,7 @@ def by_agent(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
         patch.chdir(ROOT)
         agent._command_run({"program": sweep["program"], "run_id": "r1", "args": chosen})
         assert agent._run_processes["r1"].wait() == 0
-        return out / "s1" / "r1", bool(select.select([proxy], [], [], 0)[0])
+        return written(out / "s1" / "r1"), bool(select.select([proxy], [], [], 0)[0])
 
 
 def test_an_agent_of_wandb_trains_what_its_sweep_says(by_agent: tuple[Path, bool]) -> None:
