@@ -25,7 +25,7 @@ from retrieval import embedder as embedders
 from retrieval import evaluation, extraction, launch, losses, processes, resume, sharding, vocabulary, whitening
 from retrieval.benchmarks import Benchmark
 from retrieval.benchmarks.folder import SameLandmark
-from retrieval.callbacks import Clock, Guard, HeldOut, Preemption, progress
+from retrieval.callbacks import Clock, Guard, HeldOut, Preemption, loggers, progress
 from retrieval.callbacks.checkpoints import Latest, WholeFiles, continue_curves, newest, written
 from retrieval.callbacks.mining import Mining
 from retrieval.config import InputError, build, flag
@@ -155,15 +155,16 @@ def fit(cfg: DictConfig) -> list[Row]:
     processes.wait()  # none writes before all have read what was there
     checkpoint = newest(output_dir / "checkpoints") if goes_on else None
     cfg = begin(cfg, parts)
-    if cfg.evaluate_untrained:
-        parts.judge(cfg, True, Path(cfg.cache) / "descriptors")
-    train(parts, checkpoint, int(cfg.seed), output_dir)
-    parts.module.embedder = sharding.whole(parts.module.embedder)
-    cfg.selected_by, validation = select(parts)
-    cfg.trained = {**parts.clock.took(parts.trainer.global_step), "validation": validation}
-    if processes.first():
-        embedders.save(parts.module.embedder, cfg, output_dir)
-    parts.judge(cfg, False, output_dir / "descriptors" if processes.world_size() > 1 else None)
+    with loggers.kept_open(parts.trainer, plain(cfg), output_dir):
+        if cfg.evaluate_untrained:
+            parts.judge(cfg, True, Path(cfg.cache) / "descriptors")
+        train(parts, checkpoint, int(cfg.seed), output_dir)
+        parts.module.embedder = sharding.whole(parts.module.embedder)
+        cfg.selected_by, validation = select(parts)
+        cfg.trained = {**parts.clock.took(parts.trainer.global_step), "validation": validation}
+        if processes.first():
+            embedders.save(parts.module.embedder, cfg, output_dir)
+        parts.judge(cfg, False, output_dir / "descriptors" if processes.world_size() > 1 else None)
     processes.wait()
     if processes.first():
         clear_up(output_dir)
@@ -278,7 +279,7 @@ def trainer_of(
 ) -> pl.Trainer:
     """The Lightning Trainer with the loggers and callbacks of the config."""
     output_dir = Path(cfg.output_dir)
-    loggers = [build(one) for one in (cfg.get("logger") or {}).values()]
+    writers = [build(one) for one in (cfg.get("logger") or {}).values()]
     given = {"benchmarks": benchmarks, "extract": extract}
     callbacks = [build(one, **given) for one in (cfg.get("callbacks") or {}).values()]
     if isinstance(data.sampler, TupleBatches):
@@ -301,7 +302,7 @@ def trainer_of(
             "early stopping looks at held-out landmarks: give data.validation, for example data.validation=3"
         )
     callbacks = [clock, Guard(), *callbacks, Latest(folder, cfg.checkpoint_steps), Preemption()]
-    parts = {"logger": loggers, "callbacks": callbacks, "plugins": [WholeFiles()], "default_root_dir": output_dir}
+    parts = {"logger": writers, "callbacks": callbacks, "plugins": [WholeFiles()], "default_root_dir": output_dir}
     try:
         return build(cfg.trainer, **parts, **launch.layout(cfg.trainer))
     except MisconfigurationException as error:

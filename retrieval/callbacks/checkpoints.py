@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import distributed as dist
 
 from retrieval import processes, store
-from retrieval.callbacks.loggers import due
+from retrieval.callbacks.loggers import WandbLogger, due, purge
 
 KEPT = 2  # the newest, and one to go on from should that be broken
 
@@ -194,10 +194,19 @@ def curves(output_dir: Path, checkpoint: Path) -> list[dict[str, float]]:
     return [*logged(output_dir)[: state["rows"]], *([{**step, **state["logged"]}] if state["logged"] else [])]
 
 
-def continue_curves(loggers: Sequence[Any], output_dir: Path, checkpoint: Path) -> None:
-    """Let metrics.csv, which its logger begins anew, start with what was logged until a checkpoint."""
+def continue_curves(loggers: Sequence[Logger], output_dir: Path, checkpoint: Path) -> None:
+    """Let the curves of every logger go on from a checkpoint.
+
+    metrics.csv, which its logger begins anew, gets all that was logged until then. So does W&B, of whose file a killed
+    process takes the last seconds with it: steps that it has already come again with the same values. Event files
+    were written when the checkpoint was, but for a part of its last step: they get the rows of that step.
+    """
     rows = curves(output_dir, checkpoint)
+    last = int(checkpoint.stem.removeprefix("last-")) - 1
     for logger in loggers:
-        for row in rows if isinstance(logger, CSVLogger) else ():
-            whole_numbers = {name: int(row[name]) for name in ("epoch",) if name in row}
-            logger.log_metrics({name: v for name, v in row.items() if name != "step"} | whole_numbers, int(row["step"]))
+        if isinstance(logger, TensorBoardLogger):
+            purge(logger, last)
+        for row in rows:
+            if row["step"] >= last or isinstance(logger, CSVLogger | WandbLogger):
+                epoch = {"epoch": int(row["epoch"])} if "epoch" in row else {}
+                logger.log_metrics({name: row[name] for name in row if name != "step"} | epoch, int(row["step"]))

@@ -4,20 +4,24 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch import loggers
 from torch import Tensor
 
-from retrieval.callbacks.loggers import due
+from retrieval.callbacks.loggers import due, histogram
 
 
 class PoolingExponent(pl.Callback):
-    """Logs GeM's p: `p`, or per channel `p/mean`, `p/min`, `p/max` and its deciles, and to W&B its histogram."""
+    """Logs GeM's p: `p`, or per channel `p/mean`, `p/min`, `p/max` and its deciles; to W&B and TensorBoard also how it
+    is spread over channels, as `p/histogram`."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         p = pl_module.embedder.p
-        if p is not None and trainer.global_step == 0:
+        if p is None:
+            return
+        if trainer.global_step == 0:
             for logger in trainer.loggers:
                 logger.log_metrics(summary(p), step=0)
+        if due(trainer):  # also where a run goes on, as what was written of its last step is purged
+            histograms(trainer, p)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         p = pl_module.embedder.p
@@ -25,8 +29,7 @@ class PoolingExponent(pl.Callback):
             return
         for name, value in summary(p).items():
             pl_module.log(name, value, prog_bar=name in ("p", "p/mean"), batch_size=1)
-        if p.numel() > 1:
-            histogram(trainer, p)
+        histograms(trainer, p)
 
 
 def summary(p: Tensor) -> dict[str, float]:
@@ -38,12 +41,8 @@ def summary(p: Tensor) -> dict[str, float]:
     return {"p/mean": float(p.mean()), "p/min": float(p.min()), "p/max": float(p.max()), **deciles}
 
 
-def histogram(trainer: pl.Trainer, p: Tensor) -> None:
-    """Send the distribution of p over channels to W&B, which `log` cannot."""
-    for logger in trainer.loggers:
-        if isinstance(logger, loggers.WandbLogger):
-            import wandb
-
-            logger.experiment.log(
-                {"p/histogram": wandb.Histogram(p.tolist()), "trainer/global_step": trainer.global_step}
-            )
+def histograms(trainer: pl.Trainer, p: Tensor) -> None:
+    """Write the distribution of p (C,) over channels, at the step where its summary stands; none of a single p."""
+    if p.numel() > 1:
+        for logger in trainer.loggers:
+            histogram(logger, "p/histogram", p.detach().float().cpu(), max(trainer.global_step - 1, 0))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from retrieval.report.pivot import Asked
 from retrieval.report.runs import collect
+from retrieval.report.wandb_run import send
 from retrieval.report.writing import Report, insert, markdown, report_of, write_charts, write_files
 
 
@@ -28,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.charts:
             write_charts(report.found, options.charts)
         path = write_files(report, options.output or options.dirs[0])
+        if options.wandb:
+            send(report, path, options.wandb, options.project, options.dirs[0])
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -76,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--against", metavar="A", help="how far every other line is better than line A")
     parser.add_argument("--published", action="store_true", help="numbers of others on ROxford and RParis beside ours")
     parser.add_argument("--charts", type=Path, metavar="DIR", help="write the charts as SVG and PNG files too")
+    sent = "send tables, charts and page to W&B too; offline: for wandb sync"
+    parser.add_argument("--wandb", choices=("offline", "online"), help=sent)
+    parser.add_argument("--project", default="retrieval", metavar="NAME", help="of W&B (default: retrieval)")
     return parser
 
 

@@ -13,6 +13,7 @@ from retrieval.report.reading import History, Unreadable
 from retrieval.report.states import real
 
 LIBRARIES = ("torch", "timm", "numpy")  # of which another version may compute other values
+OTHERS = {".hydra", "wandb"}  # folders of other programs, which have a config.yaml of their own
 
 
 @dataclass
@@ -141,7 +142,7 @@ def _without_results(root: Path, runs: Iterable[Run]) -> list[Path]:
     """Folders with a config and no results, outside every run: a saved model inside a run is no run of its own."""
     taken = {real(run.folder) for run in runs}
     outermost: list[Path] = []
-    for folder in (config.parent for config in reading.find(root, "config.yaml") if ".hydra" not in config.parts):
+    for folder in (file.parent for file in reading.find(root, "config.yaml") if not OTHERS & set(file.parts)):
         here = real(folder)
         related = {here, *here.parents} & taken or any(here in other.parents for other in taken)
         if not related and not set(folder.parents) & set(outermost):
