@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrieval import config, embedder, evaluation, extraction, results, runs, subjects, whitening
+from retrieval import config, embedder, evaluation, extraction, results, subjects, whitening
 from retrieval.benchmarks import revisited
 from retrieval.benchmarks.folder import Folder
 from retrieval.benchmarks.revisited import Revisited, checked
 from retrieval.config import InputError
 from retrieval.data import landmarks
 from retrieval.extraction import Extract
+from retrieval.report import runs
 
 TRUTH = {"imlist": ["arch/0.jpg", "arch/1.jpg", "dome/0.jpg"], "qimlist": ["arch/2.jpg"]}
 LABELS = {"bbx": [4.6, 2.2, 60.1, 61.0], "easy": [0], "hard": [1], "junk": []}

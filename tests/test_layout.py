@@ -12,7 +12,7 @@ LAYERS = [
     {"training"},
     {"callbacks", "resume"},
     {"evaluation", "mining", "optimization", "pieces"},
-    {"results", "method"},
+    {"results", "method", "looking"},
     {"candidates", "published"},
     {
         "extraction",
@@ -23,6 +23,7 @@ LAYERS = [
         "rerank",
         "scales",
         "store",
+        "tops",
         "vocabulary",
         "whitening",
     },
