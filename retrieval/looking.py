@@ -66,8 +66,8 @@ def shares(describe: Callable[[Features], Tensor], query: Features, photo: Featu
     with torch.enable_grad(), Held():
         maps = [_leaf(features) for features in (query, photo)]
         asked, found = (describe(features)[0] for features in maps)
-        each = [_share(asked @ found.detach(), maps[0]), _share(found @ asked.detach(), maps[1])]
-    return Shares(*each, float(asked.detach() @ found.detach()))
+        of_query, of_photo = _share(asked @ found.detach(), maps[0]), _share(found @ asked.detach(), maps[1])
+    return Shares(of_query, of_photo, float(asked.detach() @ found.detach()))
 
 
 def _leaf(features: Features) -> Features:
