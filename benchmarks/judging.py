@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -94,7 +95,7 @@ def keeping(truth: Truth, images: int) -> Callable[[Rows], object]:
 
     queries, gallery = ([Photo(f"{kind}/{i}.jpg") for i in range(n)] for kind, n in (("q", len(truth)), ("g", images)))
     names, measures = [photo.path for photo in queries], metrics.trapezoid_and_precision(KS)
-    benchmark = Ranked(queries, gallery, names, metrics.levels(truth), measures, {}, shown="medium")
+    benchmark: Any = Ranked(queries, gallery, names, metrics.levels(truth), measures, {}, shown="medium")
     return lambda scores: benchmark.per_query(Tops.of(benchmark).watching([scores], benchmark))
 
 

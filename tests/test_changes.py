@@ -54,6 +54,12 @@ def kept(tmp_path: Path, write: Callable[..., Path]) -> Kept:
     return kept
 
 
+def scrambled(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[200:1200:10] = bytes(100)
+    file.write_bytes(content)
+
+
 def html_of(folder: Path, *pair: str) -> str:
     heading, content = changes.changes(runs.collect([folder]).rows, pair)
     assert heading == HEADING
@@ -121,7 +127,16 @@ def test_runs_that_kept_no_photos_get_a_plain_sentence(kept: Kept, tmp_path: Pat
     kept("gap", APS)
     old = kept("gem", APS + 0.1)
     np.savez(old / "q.npz", queries=np.arange(3), landmarks=np.arange(3), AP=np.zeros(3))
-    assert "gem on landmarks at 224 px kept no query_paths of its queries: judge" in html_of(tmp_path)
+    assert "landmarks at 224 px, seed 0: gem kept no query_paths of its queries: judge" in html_of(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(b"PK"), scrambled])
+def test_a_file_that_is_gone_or_broken_gets_a_plain_sentence(
+    kept: Kept, tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    kept("gap", APS)
+    damage(kept("gem", APS + 0.1) / "q.npz")
+    assert "what gem kept of its queries cannot be read" in html_of(tmp_path, "gem", "gap")
 
 
 def test_lines_that_agree_on_every_query_get_a_plain_sentence(kept: Kept, tmp_path: Path) -> None:

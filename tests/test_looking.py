@@ -11,10 +11,14 @@ from torch import Tensor
 
 from retrieval import looking
 from retrieval.backbones import TimmBackbone
+from retrieval.benchmarks.folder import Folder
 from retrieval.config import CONFIGS, build, load_yaml
 from retrieval.embedder import Embedder
+from retrieval.extraction import Extract
 from retrieval.features import Features
 from retrieval.heads import Whitening
+from retrieval.results import shown
+from retrieval.tops import Tops
 
 POOLINGS = sorted(path.stem for path in (CONFIGS / "pooling").glob("*.yaml"))
 OF_TOKENS = {"attention", "gated", "last_token", "max_token", "mean_token"}  # the class token has a share too
@@ -146,3 +150,19 @@ def test_shown_queries_are_looked_at_at_the_largest_resolution_alone(photos: Pat
     for item in (item for entry in entries if entry["resolution"] == 96 for item in entry["top"][: looking.FIRST]):
         assert item["looked"]["similarity"] == pytest.approx(item["score"], abs=1e-4)
         assert np.sum(item["looked"]["photo"]) == pytest.approx(item["score"], abs=1e-3)
+
+
+def test_a_whitened_evaluation_is_looked_at_through_its_whitening(photos: Path, tmp_path: Path) -> None:
+    words = ["whitening=pca", "whitening.dim=4", "whitening_set=folder", f"whitening_set.root={photos}"]
+    off_the_shelf(photos, tmp_path, "extract.resolutions=[48]", "pooling=gap", *words)
+    for entry in json.loads((tmp_path / "rankings.json").read_text()):
+        assert entry["top"][0]["looked"]["similarity"] == pytest.approx(entry["top"][0]["score"], abs=1e-4)
+
+
+def test_a_model_is_looked_at_as_it_was_found(photos: Path) -> None:
+    model = model_of("test_resnet", "salad").train()
+    benchmark, extract = Folder(str(photos)), Extract([48], workers=0)
+    tops = Tops(np.tile(np.arange(10), (20, 1)), np.ones((20, 10), np.float32))
+    entries = [{"top": [{}, {}, {}, {}]} for _ in shown(benchmark)]
+    looking.look(entries, model, benchmark, tops, 48, extract)
+    assert model.training and [len(item) for item in entries[0]["top"]] == [1, 1, 1, 0]

@@ -60,7 +60,9 @@ def changes(rows: Sequence[Row], pair: Sequence[str] = ()) -> tuple[str, str]:
     One seed, the lowest that both have, as the photos found are those of one model; the largest resolution of each
     benchmark. What cannot be shown is said in a sentence; the HTML is "" where there are no two lines.
     """
-    lines = [chosen(rows, text) for text in pair] or best_two(rows)
+    lines, rows = [chosen(rows, text) for text in pair], [row for row in rows if row["metrics"]]
+    if not pair and rows:
+        lines = best_two(rows)
     if len(set(lines)) < 2:
         return HEADING, ""
     said: list[str] = []
@@ -69,10 +71,11 @@ def changes(rows: Sequence[Row], pair: Sequence[str] = ()) -> tuple[str, str]:
     if len(shown) < len(articles):
         said.append(f"{len(articles) - len(shown)} of {len(articles)} queries are left out to keep the page small.")
     labels = [html.escape(line_labels(rows)[line]) for line in lines]
+    which = "" if pair else " (the best two lines; --compare A B chooses others)"
     words = (
-        f"<p>From <b>{labels[1]}</b> to <b>{labels[0]}</b>: at most {EACH} queries that gained most and {EACH} that "
-        "lost most on each benchmark, of one seed. Single queries say where two models differ, not which one is better."
-        "</p>"
+        f"<p>From <b>{labels[1]}</b> to <b>{labels[0]}</b>{which}: at most {EACH} queries that gained most and {EACH} "
+        "that lost most on each benchmark, of one seed. Single queries say where two models differ, not which one is "
+        "better.</p>"
     )
     return HEADING, words + (photos.LEGEND if shown else "") + "".join(shown) + bullets(said)
 
