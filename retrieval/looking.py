@@ -76,6 +76,8 @@ def _leaf(features: Features) -> Features:
 
 
 def _share(similarity: Tensor, features: Features) -> Tensor:
+    if not similarity.requires_grad:  # a pooling of one's own that cannot be differentiated: nothing is known of it
+        return torch.zeros_like(features.patches[0, 0])
     both = [features.patches, features.prefix]  # with the prefix there is something to differentiate by, map or not
     gradient = torch.autograd.grad(similarity, both, allow_unused=True, materialize_grads=True)[0]
     return (gradient * features.patches.detach()).sum(1)[0]

@@ -143,6 +143,12 @@ def test_looking_changes_no_value_and_leaves_no_gradient() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_of_a_descriptor_that_has_no_gradient_no_position_has_a_share() -> None:
+    model = model_of("test_resnet", "gap")
+    found = looking.shares(torch.no_grad()(model.describe), *maps(model))
+    assert not found.photo.any() and found.similarity > 0
+
+
 def test_shown_queries_are_looked_at_at_the_largest_resolution_alone(photos: Path, tmp_path: Path) -> None:
     off_the_shelf(photos, tmp_path, "extract.resolutions=[96,48]", "pooling=gap")
     entries = json.loads((tmp_path / "rankings.json").read_text())
