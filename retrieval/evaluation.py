@@ -6,11 +6,10 @@ import re
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
@@ -22,11 +21,13 @@ from retrieval.descriptors import Descriptors, Rows, joined
 from retrieval.embedder import Embedder
 from retrieval.extraction import Extract
 from retrieval.heads import Whitening
+from retrieval.looking import look
 from retrieval.method import Method
-from retrieval.results import VERSIONS, Row, contents, keep, keep_whitening, rankings, row, shown
+from retrieval.results import VERSIONS, Row, contents, keep, keep_whitening, rankings, row
 from retrieval.store import Store
 from retrieval.subjects import Subject, backbone_name, label
 from retrieval.together import describe_together
+from retrieval.tops import Tops
 
 
 def run(
@@ -71,6 +72,7 @@ def run_each(
         cost = {"seconds": round(time.perf_counter() - start, 2), "poolings_in_pass": len(models)}
         for model, about, vectors in zip(models, subjects, each, strict=True) if processes.first() else ():
             how = {"resolution": resolution, **extract.how(), **method.how(None), "dim": vectors.dim}
+            white = None
             if method.whitening:
                 pairs = vectors.subset([place[photo] for photo in method.pairs.photos]) if method.pairs else None
                 white = method.whitening.fit(pairs, method.pairs)
@@ -79,11 +81,13 @@ def run_each(
                 vectors = vectors.mapped(white, white.out_features)
             for name, benchmark in benchmarks.items():
                 queries, gallery = vectors.take(sides[name][0]), vectors.subset(sides[name][1])
-                per_query, scores = judged(benchmark, queries, gallery, method)
+                per_query, tops = judged(benchmark, queries, gallery, method)
                 found = {"search_recall": method.search.recall(queries, gallery)}
                 rows.append(row(model, name, benchmark, how | found, about, per_query, cost))
-                entries = rankings(name, benchmark, scores, per_query, how, about)
-                keep(output_dir, benchmark, rows[-1], per_query, entries)
+                entries = rankings(name, benchmark, tops, per_query, how, about)
+                if resolution == max(extract.resolutions):
+                    look(entries, model, benchmark, tops, resolution, extract, white)
+                keep(output_dir, benchmark, rows[-1], per_query, tops, entries)
     return rows
 
 
@@ -108,18 +112,10 @@ def values_of(
 
 def judged(
     benchmark: Benchmark, queries: Rows, gallery: Descriptors, method: Method
-) -> tuple[dict[str, NDArray], dict[int, Rows]]:
-    """The values of every query, and the scores (N,) of the few whose rankings are shown."""
-    scores = dict.fromkeys(shown(benchmark), np.empty(0, np.float32))
-
-    def watched() -> Iterator[Rows]:
-        done = 0
-        for block in method.ranking(queries, gallery, benchmark.ignored).blocks():
-            scores.update({q: block[q - done].copy() for q in scores if done <= q < done + len(block)})
-            done += len(block)
-            yield block
-
-    return benchmark.per_query(watched()), scores
+) -> tuple[dict[str, NDArray], Tops]:
+    """The values of every query, and the photos that it finds first."""
+    tops, blocks = Tops.of(benchmark), method.ranking(queries, gallery, benchmark.ignored).blocks()
+    return benchmark.per_query(tops.watching(blocks, benchmark)), tops
 
 
 def parted(benchmarks: Mapping[str, Benchmark], pairs: Sequence[Photo] = ()) -> dict[str, list[Photo]]:

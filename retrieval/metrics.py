@@ -15,8 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Lists = Sequence[ArrayLike]  # image indices per query
-Measure = Callable[[Indices, int], float]
+Measure = Callable[[Indices, int], float | Array]  # an array where it is a curve
 BINS = 2**16
+RECALLS = 101  # points of a curve over recall: 0, 0.01 .. 1
 
 
 def average_precision(ranks: ArrayLike, relevant: int) -> float:
@@ -55,6 +56,17 @@ def precision_at(ranks: ArrayLike, k: int, relevant: int | None = None) -> float
 def recall_at(ranks: ArrayLike, relevant: int, k: int) -> float:
     """1 if any of the first k is relevant, else 0 (Jegou et al., TPAMI 2011; Arandjelovic et al., CVPR 2016)."""
     return float((np.asarray(ranks) < k).any())
+
+
+def precision_over_recall(ranks: ArrayLike, relevant: int) -> Array:
+    """Interpolated precision (RECALLS,) at recall 0, 0.01 .. 1: max of (j+1)/(r_j+1) over all j whose recall (j+1)/n is
+    at least that; 0 at a recall that is not reached (Manning et al., Introduction to Information Retrieval, 2008,
+    section 8.4; at 101 points as in COCO, Lin et al., ECCV 2014)."""
+    r = np.sort(np.asarray(ranks, dtype=np.float64))
+    best = np.zeros(relevant)
+    best[: len(r)] = np.maximum.accumulate((np.arange(1, len(r) + 1) / (r + 1))[::-1])[::-1]
+    wanted = -(-np.arange(RECALLS) * relevant // (RECALLS - 1))  # exact: 0.07 * 100 is above 7
+    return best[np.maximum(wanted, 1) - 1]
 
 
 def trapezoid_and_precision(ks: Sequence[int] = (1, 5, 10)) -> dict[str, Measure]:
@@ -147,7 +159,8 @@ def _order(scores: NDArray, images: Indices, wanted: NDArray) -> Indices:
 def measured(
     blocks: Iterable[ArrayLike], levels: Mapping[str, tuple[Lists, Lists]], measures: Mapping[str, Measure]
 ) -> dict[str, Array]:
-    """Every measure of every query, (Q,) each, as `level/measure`; NaN where a query has no relevant image.
+    """Every measure of every query, (Q,) or, of a curve, (Q, points), as `level/measure`; NaN where a query has no
+    relevant image.
 
     blocks: consecutive rows (c, N) of the scores (Q, N), higher is nearer; an image at -inf was not retrieved.
     levels: relevant and ignored images per query; a level without a name leaves the measures' names alone. Ignored
@@ -158,7 +171,8 @@ def measured(
         raise ValueError(f"levels must list the images of the same queries, got lists of {sorted(counts)} queries")
     queries = counts.pop()
     labels = {level: tuple([_indices(images) for images in lists] for lists in both) for level, both in levels.items()}
-    values = {_joined(level, name): np.full(queries, np.nan) for level in labels for name in measures}
+    points = {name: np.shape(measure(_indices([]), 1)) for name, measure in measures.items()}
+    values = {_joined(level, name): np.full((queries, *points[name]), np.nan) for level in labels for name in measures}
     for q, row in enumerate(_rows(blocks, queries)):
         if q == 0:
             _check_labels(labels, len(row))
@@ -234,8 +248,15 @@ def mean_name(name: str) -> str:
 
 
 def mean(rows: Mapping[str, Array]) -> dict[str, float]:
-    """mAP and mP@k over the queries that have a relevant image; NaN if there is none."""
-    return {mean_name(n): float(np.nanmean(v)) if not np.isnan(v).all() else float("nan") for n, v in rows.items()}
+    """mAP and mP@k over the queries that have a relevant image; NaN if there is none. Curves are no one value."""
+    single = {name: values for name, values in rows.items() if values.ndim == 1}
+    return {mean_name(n): float(np.nanmean(v)) if not np.isnan(v).all() else float("nan") for n, v in single.items()}
+
+
+def mean_curves(rows: Mapping[str, Array]) -> dict[str, Array]:
+    """The mean (points,) of each curve (Q, points) over the queries with a relevant image; NaN if there is none."""
+    known = {name: values[~np.isnan(values).any(1)] for name, values in rows.items() if values.ndim == 2}
+    return {name: values.mean(0) if len(values) else np.full(values.shape[1], np.nan) for name, values in known.items()}
 
 
 def levels(ground_truth: Sequence[Mapping[str, ArrayLike]]) -> dict[str, tuple[list[Indices], list[Indices]]]:

@@ -17,11 +17,11 @@ from torch import nn
 
 from retrieval import metrics, statistics
 from retrieval.benchmarks import Benchmark
-from retrieval.data.images import Photo
 from retrieval.embedder import Embedder
 from retrieval.heads import Whitening
 from retrieval.search import FAISS_VERSION
 from retrieval.subjects import Subject, digest, label
+from retrieval.tops import MARKS, Tops, arrays, marks, photo_path
 from retrieval.whitening import save
 
 Row = dict[str, Any]
@@ -29,7 +29,7 @@ VERSIONS = {library: version(library) for library in ("torch", "timm", "lightnin
 JUDGED_BY = {"faiss": FAISS_VERSION, "scipy": version("scipy")}
 SAID = re.compile(r"mAP$|mAP@100$|micro-AP$|mP@10$|recall@1$")  # what the terminal shows
 NOT_OWN = ("metrics", "macro", "intervals", "search_recall", "seconds", "poolings_in_pass")  # of a row: what came out
-SHOWN, TOP = 8, 10  # queries kept for pictures, and how many photos of each ranking
+SHOWN = 8  # queries whose rankings stand in `rankings.json`
 
 
 def row(
@@ -84,19 +84,26 @@ def contents(benchmark: Benchmark) -> str:
 
 
 def keep(
-    output_dir: Path, benchmark: Benchmark, row: Row, per_query: Mapping[str, NDArray], rankings: list[Row]
+    output_dir: Path,
+    benchmark: Benchmark,
+    row: Row,
+    per_query: Mapping[str, NDArray],
+    tops: Tops,
+    rankings: list[Row],
 ) -> None:
     """Add a row to `results.json`, its rankings to `rankings.json`, and the values of each query beside them.
 
-    The row names their file, `.npz`: `queries` and `landmarks` (Q,), text, and the values (Q,) by name.
+    The row names their file, `.npz`: `queries` and `landmarks` (Q,), text; the values (Q,) by name, of curves the means
+    (points,); and what each query finds first, see `tops.arrays`.
     """
     above = os.path.commonpath([Path(query.path).resolve().parent for query in benchmark.queries])
     names = [f"{os.path.relpath(photo_path(q), above)}{f' {q.box}' if q.box else ''}" for q in benchmark.queries]
     kept: dict[str, Any] = {"queries": np.array(names), "landmarks": np.array(benchmark.landmarks), **per_query}
+    kept |= metrics.mean_curves(per_query) | arrays(tops, benchmark)
     row["per_query"] = _own_file("per_query", row, ".npz")
     (output_dir / row["per_query"]).parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(output_dir / row["per_query"], **kept)
-    append(output_dir / "rankings.json", rankings)
+    append(output_dir / "rankings.json", rankings, indent=None)
     append(output_dir / "results.json", [row])
 
 
@@ -138,26 +145,25 @@ def shown(benchmark: Benchmark) -> list[int]:
 def rankings(
     name: str,
     benchmark: Benchmark,
-    scores: Mapping[int, NDArray],
+    tops: Tops,
     per_query: Mapping[str, NDArray],
     how: Mapping[str, Any],
     subject: Subject,
 ) -> list[Row]:
-    """The photos that a few queries find first by their scores (N,), each marked right, wrong or junk."""
+    """The photos that each query of `shown` finds first, each marked right, wrong or junk."""
     model = {key: getattr(subject, key) for key in ("backbone", "pooling", "head", "seed", "untrained", "settings")}
     about = {"benchmark": name, **model, **how, "convention": benchmark.convention}
-    aps = scored(per_query)
+    aps, numbers = scored(per_query), marks(tops, benchmark)
     entries = []
-    for q, values in scores.items():
-        query, relevant, ignored = benchmark.queries[q], benchmark.relevant[q], benchmark.ignored[q]
-        first = np.argpartition(-values, min(TOP + 1, len(values)) - 1)[: TOP + 1]
+    for q in shown(benchmark):
+        query, found = benchmark.queries[q], zip(tops.images[q], tops.scores[q], numbers[q], strict=True)
         top = [
-            {"path": photo_path(benchmark.gallery[i]), "score": float(values[i]), "mark": mark(i, relevant, ignored)}
-            for i in sorted(first, key=lambda i: (-values[i], i))
-            if benchmark.gallery[i] != query and values[i] > -np.inf
+            {"path": photo_path(benchmark.gallery[i]), "score": float(score), "mark": MARKS[number]}
+            for i, score, number in found
+            if i >= 0
         ]
         asked = {"path": photo_path(query), "box": query.box}
-        entries.append({**about, "query": asked, "ap": float(aps[q]), "top": top[:TOP]})
+        entries.append({**about, "query": asked, "ap": float(aps[q]), "top": top})
     return entries
 
 
@@ -168,33 +174,22 @@ def scored(per_query: Mapping[str, NDArray]) -> NDArray:
     return np.nan_to_num(np.asarray(per_query.get("medium/AP", first), dtype=np.float64))
 
 
-def photo_path(photo: Photo) -> str:
-    return str(Path(photo.path).resolve())
-
-
-def mark(image: int, relevant: NDArray, ignored: NDArray) -> str:
-    """How a found image counts for a query."""
-    return "right" if image in relevant else "junk" if image in ignored else "wrong"
-
-
 def objective(rows: Sequence[Row]) -> float | None:
     """What a search over settings maximises: the mAP on held-out training landmarks where there are any, otherwise the
     mean of the rows' Medium mAP, or of the first metric of a benchmark without levels; None without rows."""
     trained = [row for row in rows if not row["untrained"]] or rows
     held_out = [row["validation"] for row in trained if row.get("validation") is not None]
-    found = held_out or [
-        next((value for value in row["metrics"].values() if value is not None), 0.0) for row in trained
-    ]
-    return float(np.mean(found)) if found else None
+    firsts = [row["metrics"].get("medium/mAP", next(iter(row["metrics"].values()))) or 0.0 for row in trained]
+    return float(np.mean(held_out or firsts)) if trained else None
 
 
-def append(path: Path, rows: list[Row]) -> None:
+def append(path: Path, rows: list[Row], indent: int | None = 1) -> None:
     """Add rows to a JSON list on disk; the file is replaced as a whole, one process at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         before = json.loads(path.read_text()) if path.is_file() else []
         part = path.with_suffix(".part")
-        part.write_text(json.dumps(before + rows, indent=1, allow_nan=False))
+        part.write_text(json.dumps(before + rows, indent=indent, allow_nan=False))
         part.replace(path)
 
 

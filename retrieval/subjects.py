@@ -100,7 +100,7 @@ def backbone_name(cfg: DictConfig) -> str:
     return cfg.backbone.name if by_hand else cfg.names.backbone
 
 
-def options(group: str, name: str, cfg: DictConfig) -> str:
+def options(group: str, name: str, cfg: DictConfig | Mapping[str, Any]) -> str:
     """What is set otherwise than in configs/GROUP/NAME.yaml: `p=5`, `seeds=4, concatenate=False`, or ""."""
     described = CONFIGS / group / f"{name}.yaml"
     if not described.is_file():

@@ -13,7 +13,7 @@ LAYERS = [
     {"training"},
     {"callbacks", "resume"},
     {"evaluation", "mining", "optimization", "pieces"},
-    {"results", "method"},
+    {"results", "method", "looking"},
     {"candidates", "published"},
     {
         "extraction",
@@ -24,6 +24,7 @@ LAYERS = [
         "rerank",
         "scales",
         "store",
+        "tops",
         "vocabulary",
         "whitening",
     },

@@ -150,7 +150,7 @@ def test_wandb_has_the_whole_config(run: Path) -> None:
     found = settings(run)
     assert isinstance(config, dict)
     assert {key: found[key] for key in config if key not in ("selected_by", "trained")} == {
-        key: value for key, value in config.items() if key != "selected_by"
+        key: value for key, value in config.items() if key not in ("selected_by", "trained")
     }
 
 
@@ -276,7 +276,7 @@ def test_a_report_sends_its_tables_as_they_are(sent: Path) -> None:
 
 def test_a_report_sends_its_charts(sent: Path) -> None:
     names = {file.name.split("_")[0] for file in sent.glob("wandb/offline-run-*/files/media/html/charts/*.html")}
-    assert names == {"channels", "exponent", "training"}
+    assert names == {"channels", "exponent", "precision", "training"}
 
 
 def test_a_report_sends_its_page_as_an_artifact(sent: Path) -> None:

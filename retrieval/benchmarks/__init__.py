@@ -24,7 +24,8 @@ class Benchmark(Protocol):
     convention: dict[str, Any]
 
     def per_query(self, blocks: Iterable[ArrayLike]) -> dict[str, NDArray]:
-        """Arrays (Q,) by name from consecutive row blocks (c, N) of the scores (Q, N), higher is nearer."""
+        """Arrays (Q,) by name, of curves (Q, points), from row blocks (c, N), in order, of the scores (Q, N), higher is
+        nearer."""
         ...
 
     def values(self, per_query: Mapping[str, NDArray]) -> dict[str, float]:

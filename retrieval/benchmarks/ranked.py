@@ -37,12 +37,15 @@ class Ranked:
         if not any(len(relevant) for both in levels.values() for relevant in both[0]):
             raise InputError(f"at least one of the {len(queries)} queries must have a relevant photo in the gallery")
         self.queries, self.gallery, self.landmarks = queries, gallery, list(landmarks)
-        self.levels, self.measures = levels, measures
+        # A measure of the first k photos alone says nothing of the rest of the ranking.
+        curve = {"precision": metrics.precision_over_recall} if "AP" in measures else {}
+        self.levels, self.measures = levels, {**measures, **curve}
         self.relevant, self.ignored = levels[shown]
         self.convention, self.skipped = dict(convention), skipped
 
     def per_query(self, blocks: Iterable[ArrayLike]) -> dict[str, Array]:
-        """`medium/AP`, ... of each query, (Q,), from consecutive row blocks (c, N) of the scores; see `metrics`."""
+        """`medium/AP`, ... of each query, (Q,), of curves (Q, points), from row blocks (c, N), in order, of the scores;
+        see `metrics`."""
         return metrics.measured(blocks, self.levels, self.measures)
 
     def values(self, per_query: Mapping[str, Array]) -> dict[str, float]:

@@ -34,8 +34,9 @@ def _config(folder: Path, pooling: str, changed: str, untrained: bool) -> dict[s
 def _describes(cfg: Mapping[str, Any], pooling: str, changed: str) -> bool:
     """Whether the pooling of a config is the one named, with what is changed of it."""
     names, own = cfg.get("names"), cfg.get("pooling")
-    alike = isinstance(names, Mapping) and names.get("pooling") == pooling and isinstance(own, Mapping)
-    return alike and options("pooling", pooling, own) == changed
+    if not isinstance(names, Mapping) or not isinstance(own, Mapping):
+        return False
+    return names.get("pooling") == pooling and options("pooling", pooling, own) == changed
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from retrieval.report.panels import (
     training_panels,
     trainings,
 )
+from retrieval.report.precision import precision_panels
 from retrieval.report.runs import Runs
 from retrieval.report.tables import labels, line_labels
 
@@ -24,7 +25,8 @@ CHARTS = {
     "exponent": ("mAP against p", "mAP by the p of GeM: untrained models are hollow and joined by a dashed line, "
                  "trained ones stand at the p that they ended with. Where each channel has its own p, their mean "
                  "counts."),
-    "precision": ("Precision and recall", "Interpolated precision over recall, the mean over queries."),
+    "precision": ("Precision and recall", "Interpolated precision (the highest at that recall or a "
+                  "larger one) at recall 0, 0.01 .. 1: mean over queries, then over seeds; junk is taken out first."),
     "p": ("p while training", "The p of GeM over training steps, a line per run."),
     "channels": ("p of each channel", "The p of GeM over channels and training steps: their mean, and bands from the "
                  "least to the greatest and between deciles."),
@@ -40,6 +42,7 @@ def charts_of(found: Runs) -> dict[str, Chart]:
     built = {
         "resolution": Chart(over_resolution, "resolution (px)", "mAP (%)", resolutions),
         "exponent": Chart(exponent_panels(rows), "p", "mAP (%)"),
+        "precision": Chart(precision_panels(rows), "recall (%)", "precision (%)"),
         "p": Chart(p_panels(runs), "training step", "p"),
         "channels": Chart(channel_panels(runs), "training step", "p"),
         "training": Chart(training_panels(runs), "training step"),

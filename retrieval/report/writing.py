@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.report import charts, page, plots
+from retrieval.report.changes import changes
 from retrieval.report.cost import cost
 from retrieval.report.differences import against, compare
 from retrieval.report.lines import Row
+from retrieval.report.looked import looked
 from retrieval.report.notes import mixed, notes
 from retrieval.report.pictures import chart_sections, draw, rankings
 from retrieval.report.pivot import Asked, pivot
@@ -38,6 +40,7 @@ class Report:
     found: Runs
     tables: list[Table]
     notes: list[str]
+    pair: Sequence[str] = ()
 
     @property
     def warnings(self) -> list[str]:
@@ -70,7 +73,7 @@ def report_of(
     compared += [against(rows, reference)] if reference is not None else []
     parts += [([table], said) for table, said in compared]
     said = dict.fromkeys(sentence for _, of_part in parts for sentence in of_part)
-    return Report(found, [table for of_part, _ in parts for table in of_part], list(said))
+    return Report(found, [table for of_part, _ in parts for table in of_part], list(said), pair)
 
 
 def write(dirs: Sequence[Path], output: Path | None = None) -> Path:
@@ -178,11 +181,14 @@ def latex(report: Report) -> str:
 
 def _page(report: Report) -> str:
     found, warned, shown = report.found, page.bullets(report.warnings), chart_sections(report.found)
+    ranked = rankings(found)
     sections = [
         ("Warnings", warned and f'<div class="warnings">{warned}</div>'),
         ("Tables", "".join(table.html() for table in report.tables) + page.bullets(report.notes)),
         *shown,
-        ("Rankings", page.rankings(rankings(found))),
+        changes(found.rows, report.pair),
+        looked(ranked),
+        ("Rankings", page.rankings(ranked)),
         ("Configs", "".join(page.folded(str(run.folder), run.config) for run in found.runs if run.config)),
     ]
     title = f"Retrieval results: {', '.join(sorted({row['benchmark'] for row in found.rows}))}"

@@ -1,0 +1,31 @@
+"""What an evaluation kept of every query, in the `.npz` that a row names."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from zipfile import BadZipFile
+from zlib import error as BrokenStream
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval import metrics
+from retrieval.report.lines import Row
+from retrieval.report.uncertainty import Missing
+
+
+def kept(row: Row, names: Sequence[str]) -> dict[str, NDArray]:
+    """The arrays of these names, `mAP` standing for the `AP` of each query.
+
+    Raises Missing where the row names no file, or that is gone, broken or lacks one of them, as older ones do.
+    """
+    if not row.get("per_query"):
+        raise Missing(f"{row['pooling']} kept nothing of its queries: judge {row['folder']} again")
+    try:
+        with np.load(Path(row["folder"]) / row["per_query"], allow_pickle=False) as arrays:
+            held = {metrics.mean_name(name): name for name in arrays.files}
+            found = {name: arrays[held[name]] for name in names if name in held}
+    except (OSError, EOFError, ValueError, BadZipFile, BrokenStream) as error:
+        raise Missing(f"what {row['pooling']} kept of its queries cannot be read: {error}") from error
+    if absent := [name for name in names if name not in found]:
+        raise Missing(f"{row['pooling']} kept no {absent[0]} of its queries: judge {row['folder']} again")
+    return found
