@@ -94,6 +94,11 @@ class Store:
             room -= len(batch)
         return shards
 
+    def whole(self) -> bool:
+        """Whether every row is there."""
+        planned = (self.folder / "batches.json").is_file()
+        return planned and all(self.has(shard) for shard in range(len(self.shards(list))))
+
     def has(self, shard: int) -> bool:
         return self.path(shard).is_file()
 
@@ -174,7 +179,7 @@ def _claim(stores: Sequence[Store], shard: int) -> ExitStack | None:
     """The locks of the stores that lack a shard; None where another process has one of them, or all are done."""
     with ExitStack() as locks:
         try:
-            for store in _lacking(stores, shard):
+            for store in sorted(_lacking(stores, shard), key=lambda store: store.folder):  # or two hold one each
                 locks.enter_context(store.locked(f"shard-{shard:05}", timeout=0))
         except Timeout:
             return None

@@ -12,8 +12,8 @@ LAYERS = [
     {"training"},
     {"callbacks", "resume"},
     {"evaluation", "mining", "optimization", "pieces"},
-    {"results", "method"},
-    {"candidates", "published"},
+    {"results", "method", "passes"},
+    {"candidates", "published", "companions"},
     {
         "extraction",
         "together",
