@@ -2,20 +2,20 @@
 
 import functools
 import re
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from retrieval import companions, extraction, store
 from retrieval.candidates import Candidate
 from retrieval.config import InputError
 from retrieval.data.images import Photo
-from retrieval.descriptors import Descriptors, Rows, joined
+from retrieval.descriptors import Descriptors, joined
 from retrieval.embedder import Embedder
 from retrieval.extraction import Extract
 from retrieval.results import VERSIONS, append
-from retrieval.store import Store
+from retrieval.store import Counted, Store
 from retrieval.subjects import Subject, label
 
 Kept = tuple[Store, Embedder]
@@ -67,11 +67,11 @@ class Pass:
         own = [(keeping(model, about), model) for model, about in self.own]
         beside = [] if all(kept.whole() for kept, _ in own) else self._beside(own, keeping)
         try:
-            return self._fill([*own, *beside], photos, resolution)[: len(own)]
+            return self._fill([*own, *beside], name, photos, resolution)[: len(own)]
         except (InputError, RuntimeError):
             if not beside:
                 raise
-            return self._fill(own, photos, resolution)  # a model of another job may fail: that job will say why
+            return self._fill(own, name, photos, resolution)  # a model of another job may fail: that job will say why
 
     def _store(
         self, name: str, photos: Sequence[Photo], resolution: int, folder: Path, model: Embedder, about: Subject
@@ -92,25 +92,19 @@ class Pass:
                     found.setdefault(kept.folder, (kept, other.model))
         return list(found.values())[len(own) :]
 
-    def _fill(self, kept: Sequence[Kept], photos: Sequence[Photo], resolution: int) -> list[Descriptors]:
+    def _fill(self, kept: Sequence[Kept], name: str, photos: Sequence[Photo], resolution: int) -> list[Descriptors]:
         stores, models = [one for one, _ in kept], [model for _, model in kept]
-        described, start = 0, time.perf_counter()
-
-        def describe(batches: Iterable[list[int]]) -> Iterator[tuple[list[int], Sequence[Rows]]]:
-            nonlocal described
-            for indices, rows in extraction.vectors(models, photos, batches, resolution, self.extract):
-                described += len(indices)
-                yield indices, rows
-
+        described = Counted(lambda batches: extraction.vectors(models, photos, batches, resolution, self.extract))
         plan = functools.cache(lambda: extraction.plan(models[0], photos, resolution, self.extract))
-        filled = store.fill(stores, plan, describe, f"describing at {resolution}")
-        if described and len(kept) > len(self.own):
+        filled = store.fill(stores, plan, described, f"describing at {resolution}")
+        if described.photos and len(kept) > len(self.own):
             self.poolings = len(kept)
-            self._say(described, len(photos), resolution, time.perf_counter() - start)
+            append(self.output_dir / "saved.json", [self._saved(described, name, len(photos), resolution)])
         return filled
 
-    def _say(self, described: int, photos: int, resolution: int, seconds: float) -> None:
-        """Note what the other jobs need not do: a share of a pass where another job describes the rest."""
-        passes = (self.poolings - len(self.own)) * described / photos
-        about = {"what": "descriptors", "resolution": resolution, "poolings": self.poolings, "photos": photos}
-        append(self.output_dir / "saved.json", [{**about, "passes": passes, "seconds": passes * seconds}])
+    def _saved(self, described: Counted, name: str, photos: int, resolution: int) -> dict[str, Any]:
+        """What the other jobs need not do: a share of a pass where another job describes the rest."""
+        others = self.poolings - len(self.own)
+        about = {"what": "descriptors", "part": name, "photos": photos, "resolution": resolution}
+        saved = {"passes": others * described.photos / photos, "seconds": others * described.seconds}
+        return {**about, "poolings": self.poolings, **saved}

@@ -9,13 +9,14 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "retrieval"
 LAYERS = [
-    {"training"},
+    {"training", "sweep"},
     {"callbacks", "resume"},
     {"evaluation", "mining", "optimization", "pieces"},
     {"results", "method", "passes"},
     {"candidates", "published", "companions"},
     {
         "extraction",
+        "frozen",
         "together",
         "sharding",
         "benchmarks",
