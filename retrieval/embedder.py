@@ -97,7 +97,7 @@ def sharing(
             target = str(one.get("_target_", ""))
             if not target.startswith(prefixes):
                 raise InputError(f"{part}._target_ must start with {' or '.join(prefixes)}, got {target!r}")
-    backbone = backbone or build(cfg["backbone"])
+    backbone = build(cfg["backbone"]) if backbone is None else backbone
     drawn = torch.get_rng_state()
     models: list[Embedder] = []
     for one in poolings:
