@@ -128,7 +128,8 @@ class Store:
 
 
 class Counted:
-    """Describes as `describe` does, and counts the photos and the seconds that they took."""
+    """Describes as `describe` does, and counts the photos and the seconds that they took, without what is done to
+    keep them."""
 
     def __init__(self, describe: Describe) -> None:
         self.describe, self.photos, self.seconds = describe, 0, 0.0
@@ -136,9 +137,10 @@ class Counted:
     def __call__(self, batches: Iterable[list[int]]) -> Iterator[tuple[list[int], Sequence[Any]]]:
         start = time.perf_counter()
         for indices, rows in self.describe(batches):
+            self.seconds += time.perf_counter() - start
             self.photos += len(indices)
             yield indices, rows
-        self.seconds += time.perf_counter() - start
+            start = time.perf_counter()
 
 
 def fill(
