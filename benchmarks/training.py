@@ -70,7 +70,8 @@ class Bare:
         mean, std = (
             torch.tensor(v, device=self.device)[:, None, None] for v in (self.backbone.mean, self.backbone.std)
         )
-        x = (batch.pixels[0].to(self.device, non_blocking=True).float() / 255 - mean) / std
+        pixels: Any = batch.pixels[0]
+        x = (pixels.to(self.device, non_blocking=True).float() / 255 - mean) / std
         labels = batch.labels.to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             features = self.network.forward_features(x)

@@ -30,10 +30,10 @@ FAILURES = (RuntimeError, AssertionError, AttributeError, ValueError, TypeError,
 class TimmBackbone(nn.Module):
     """A timm model without its classifier: images (B, 3, H, W), normalised -> Features.
 
-    `dim` channels, `prefix` tokens (1 with CLS, else 0), `multiple` that each side of the input must have,
-    `fixed_size` (H, W) of a model that takes no other, `stride` pixels from one position to the next, `mean` and
-    `std` of its input. `pretrained` downloads through timm, `weights` loads a local .safetensors or .pth, `kwargs` go
-    to timm as they are.
+    `dim` channels, `prefix` tokens (1 with CLS, else 0), `multiple` that each side of the input must have, `fixed_size`
+    (H, W) of a model that takes no other, `stride` pixels from one position to the next, `mean` and `std` of its input.
+    `frozen`: a `retrieval.frozen.Frozen` where it does not learn, else None. `pretrained` downloads through timm,
+    `weights` loads a local .safetensors or .pth, `kwargs` go to timm as they are.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class TimmBackbone(nn.Module):
         self.mean = tuple(float(v) for v in (mean or cfg["mean"]))
         self.std = tuple(float(v) for v in (std or cfg["std"]))
         self.frozen_statistics = False
+        self.frozen: Any = None
         self._compiled: Callable[[Any, Tensor], Tensor] | None = None
         self._cls = int(any("cls_token" in key for key, _ in self.model.named_parameters()))
         self._skipped = int(getattr(self.model, "num_prefix_tokens", self._cls))  # CLS, distillation, registers
@@ -67,8 +68,11 @@ class TimmBackbone(nn.Module):
             self.model.to(memory_format=torch.channels_last)
 
     def train(self, mode: bool = True) -> Self:
-        """With `frozen_statistics` BatchNorm stays in evaluation mode: small batches of few landmarks spoil it."""
-        super().train(mode)
+        """With `frozen_statistics` BatchNorm stays in evaluation mode: small batches of few landmarks spoil it.
+
+        All of a frozen backbone does.
+        """
+        super().train(mode and self.frozen is None)
         if self.frozen_statistics:
             for module in self.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from retrieval import embedder
+from retrieval.backbones import TimmBackbone
 from retrieval.config import CONFIGS, InputError, load_yaml, near
 from retrieval.embedder import Embedder
 from retrieval.published import Published
@@ -73,10 +74,15 @@ def _pooling(entry: Any) -> Pooling:
 def off_the_shelf(cfg: DictConfig, resolution: int) -> list[Candidate]:
     """The models that the config describes, each with the weights that it would have alone; resolution: see
     `embedder.sharing`."""
-    several = cfg.evaluate.poolings is not None
-    chosen = poolings(cfg.evaluate.poolings) if several else [Pooling(cfg.names.pooling, cfg.pooling)]
     torch.manual_seed(cfg.seed)
-    models = embedder.sharing(cfg, [pooling.cfg for pooling in chosen], resolution)
+    return described(cfg, resolution)
+
+
+def described(cfg: DictConfig, resolution: int | None, backbone: TimmBackbone | None = None) -> list[Candidate]:
+    """The same, drawn from the random numbers that come next; resolution, backbone: see `embedder.sharing`."""
+    several = "evaluate" in cfg and cfg.evaluate.poolings is not None
+    chosen = poolings(cfg.evaluate.poolings) if several else [Pooling(cfg.names.pooling, cfg.pooling)]
+    models = embedder.sharing(cfg, [pooling.cfg for pooling in chosen], resolution, backbone)
     found = []
     for model, pooling in zip(models, chosen, strict=True):
         own = embedder.completed(_with_pooling(cfg, pooling), model)

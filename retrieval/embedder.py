@@ -84,25 +84,27 @@ def sharing(
     cfg: Mapping[str, Any] | DictConfig,
     poolings: Sequence[Mapping[str, Any] | DictConfig],
     resolution: int | None = None,
+    backbone: TimmBackbone | None = None,
 ) -> list[Embedder]:
     """A model for each pooling's config, all on one backbone; pooling and head of each draw the random numbers that
     they would draw alone.
 
-    resolution: side of the square photos they are for, which sizes a pooling that takes one map alone.
+    resolution: side of the square photos they are for, which sizes a pooling that takes one map alone. backbone: one
+    that is there already, in place of the config's.
     """
     for part, prefixes in PARTS.items():
         for one in poolings if part == "pooling" else [cfg[part]]:
             target = str(one.get("_target_", ""))
             if not target.startswith(prefixes):
                 raise InputError(f"{part}._target_ must start with {' or '.join(prefixes)}, got {target!r}")
-    backbone = build(cfg["backbone"])
+    shared: TimmBackbone = build(cfg["backbone"]) if backbone is None else backbone
     drawn = torch.get_rng_state()
-    models = []
+    models: list[Embedder] = []
     for one in poolings:
         torch.set_rng_state(drawn)
-        size = map_of(backbone, one, resolution)
-        pooling = build(one, dim=backbone.dim, prefix=backbone.prefix, **size)
-        models.append(Embedder(backbone, pooling, build(cfg["head"], dim=pooling.out_dim)))
+        size = map_of(shared, one, resolution)
+        pooling = build(one, dim=shared.dim, prefix=shared.prefix, **size)
+        models.append(Embedder(shared, pooling, build(cfg["head"], dim=pooling.out_dim)))
     return models
 
 

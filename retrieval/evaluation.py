@@ -1,8 +1,6 @@
 """run_each(): the one path by which anything is evaluated."""
 
-import functools
 import json
-import re
 import time
 import warnings
 from collections import defaultdict
@@ -13,19 +11,18 @@ from pathlib import Path
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
-from retrieval import candidates, embedder, extraction, processes, published, store, vocabulary, whitening
+from retrieval import candidates, embedder, extraction, passes, processes, published, vocabulary, whitening
 from retrieval.benchmarks import Benchmark
 from retrieval.config import InputError, build, chosen
 from retrieval.data.images import Photo
-from retrieval.descriptors import Descriptors, Rows, joined
+from retrieval.descriptors import Descriptors, Rows
 from retrieval.embedder import Embedder
 from retrieval.extraction import Extract
 from retrieval.heads import Whitening
 from retrieval.looking import look
 from retrieval.method import Method
-from retrieval.results import VERSIONS, Row, contents, keep, keep_whitening, rankings, row
-from retrieval.store import Store
-from retrieval.subjects import Subject, backbone_name, label
+from retrieval.results import Row, contents, keep, keep_whitening, rankings, row
+from retrieval.subjects import Subject, backbone_name
 from retrieval.together import describe_together
 from retrieval.tops import Tops
 
@@ -53,8 +50,8 @@ def run_each(
 ) -> list[Row]:
     """Describe and judge every benchmark at every resolution; appends to `results.json` and `rankings.json`.
 
-    models share one backbone, and each resolution is one pass over the photos for all of them. kept: a folder in
-    which descriptors are kept. Of several processes all describe, and the first one judges.
+    models share one backbone, and each resolution is one pass over the photos for all of them, see `passes.Pass`. kept:
+    a folder in which descriptors are kept. Of several processes all describe, and the first one judges.
     """
     method = method or Method()
     for model in models:
@@ -66,10 +63,11 @@ def run_each(
     place = {photo: i for i, photo in enumerate(photo for part in photos.values() for photo in part)}
     sides = {name: [[place[p] for p in side] for side in (b.queries, b.gallery)] for name, b in benchmarks.items()}
     rows: list[Row] = []
+    shared = passes.Pass(models, subjects, extract, kept, output_dir)
     for resolution in extract.resolutions:
         start = time.perf_counter()
-        each = described(models, subjects, photos, extract, resolution, kept)
-        cost = {"seconds": round(time.perf_counter() - start, 2), "poolings_in_pass": len(models)}
+        each = shared.described(photos, resolution)
+        cost = {"seconds": round(time.perf_counter() - start, 2), "poolings_in_pass": shared.poolings}
         for model, about, vectors in zip(models, subjects, each, strict=True) if processes.first() else ():
             how = {"resolution": resolution, **extract.how(), **method.how(None), "dim": vectors.dim}
             white = None
@@ -137,52 +135,6 @@ def parted(benchmarks: Mapping[str, Benchmark], pairs: Sequence[Photo] = ()) -> 
     for photo, names in members.items():
         parts["+".join(names)].append(photo)
     return parts
-
-
-def described(
-    models: Sequence[Embedder],
-    subjects: Sequence[Subject],
-    parts: Mapping[str, Sequence[Photo]],
-    extract: Extract,
-    resolution: int,
-    kept: Path | None,
-) -> list[Descriptors]:
-    """Descriptors of the photos of all parts, one part after the other, by each model.
-
-    They lie in `extract.store`, else in a folder of `kept` that is named after what made them, else in memory.
-    """
-    if extract.store is None and kept is None:
-        photos = [photo for part in parts.values() for photo in part]
-        each = extraction.describe_each(models, photos, resolution, extract, progress=True)
-        return [Descriptors([vectors]) for vectors in each]
-    filled = [
-        _filled(models, subjects, name, photos, extract, resolution, Path(extract.store or kept or ""))
-        for name, photos in parts.items()
-    ]
-    return [joined(of_model) for of_model in zip(*filled, strict=True)]
-
-
-def _filled(
-    models: Sequence[Embedder],
-    subjects: Sequence[Subject],
-    name: str,
-    photos: Sequence[Photo],
-    extract: Extract,
-    resolution: int,
-    folder: Path,
-) -> list[Descriptors]:
-    stores = []
-    for model, about in zip(models, subjects, strict=True):
-        made_of = store.made_of(model, photos, extract, resolution) | {"settings": about.settings, "versions": VERSIONS}
-        own = re.sub(r"[^\w.-]+", "_", f"{name}_{label(about.pooling, about.options)}_{resolution}")
-        named = own if extract.store else store.digest(made_of)
-        stores.append(Store(folder / named, made_of, len(photos), model.dim, extract.store_dtype))
-    return store.fill(
-        stores,
-        functools.cache(lambda: extraction.plan(models[0], photos, resolution, extract)),
-        lambda batches: extraction.vectors(models, photos, batches, resolution, extract),
-        f"describing at {resolution}",
-    )
 
 
 @dataclass(frozen=True)

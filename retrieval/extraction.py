@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,8 @@ from retrieval.data import images
 from retrieval.data.batching import by_shape, by_size
 from retrieval.data.images import Batch, Photo, Size
 from retrieval.embedder import Embedder, square_map
-from retrieval.scales import AGGREGATES, multi_scale
+from retrieval.features import Features
+from retrieval.scales import AGGREGATES, aggregated, at_scales
 from retrieval.stopping import unheeding
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -199,18 +200,28 @@ def describe_each(
     return each
 
 
-def plan(embedder: Embedder, photos: Sequence[Photo], resolution: int, extract: Extract) -> list[list[int]]:
-    """Indices of the photos of each batch, of one shape unless padded; the shapes come from the files' headers."""
-    multiple, square = embedder.backbone.multiple, extract.aspect == "square"
+def plan(
+    embedder: Embedder, photos: Sequence[Photo], resolution: int, extract: Extract, multiple: int | None = None
+) -> list[list[int]]:
+    """Indices of the photos of each batch, of one shape unless padded; the shapes come from the files' headers.
+
+    multiple: of their sides; None: that of the backbone.
+    """
+    multiple, square = multiple or embedder.backbone.multiple, extract.aspect == "square"
     sizes = images.target_sizes(photos, resolution, multiple, square)
     return (by_size if extract.aspect == "padded" else by_shape)(sizes, extract.batch_size)
 
 
 def loaded(
-    embedder: Embedder, photos: Sequence[Photo], batches: Iterable[list[int]], resolution: int, extract: Extract
+    embedder: Embedder,
+    photos: Sequence[Photo],
+    batches: Iterable[list[int]],
+    resolution: int,
+    extract: Extract,
+    multiple: int | None = None,
 ) -> DataLoader[Batch]:
     """A loader of these batches as `images.Batch`; they are asked for one by one, as they are needed."""
-    multiple, square = embedder.backbone.multiple, extract.aspect == "square"
+    multiple, square = multiple or embedder.backbone.multiple, extract.aspect == "square"
     size_of = partial(images.target_size, resolution=resolution, multiple=multiple, square=square)
     loader = DataLoader(
         _Photos(photos, size_of, extract.draft),
@@ -231,31 +242,59 @@ def vectors(
     batches: Iterable[list[int]],
     resolution: int,
     extract: Extract,
+    once: bool = False,
 ) -> Iterator[tuple[list[int], list[NDArray[np.float32]]]]:
     """Indices of a batch and its descriptors (n, d) by each embedder; batches are asked for ahead of their turn.
 
-    A descriptor that is not finite raises NotFinite, which names its photo.
+    once: these photos will not come together again, so that a frozen backbone need not keep their features. A
+    descriptor that is not finite raises NotFinite, which names its photo.
     """
+    maps = passed if once else embedders[0].backbone.frozen or passed
+    with computing(embedders, extract):
+        for indices, features in maps(embedders[0], photos, batches, resolution, extract):
+            with mixed(extract):
+                each = aggregated(embedders, features, extract.aggregate)
+            rows = [of_embedder.float().cpu().numpy() for of_embedder in each]
+            for of_embedder, embedder in zip(rows, embedders, strict=True):
+                finite(of_embedder, [photos[i] for i in indices], type(embedder.pooling).__name__)
+            yield indices, rows
+
+
+def passed(
+    embedder: Embedder,
+    photos: Sequence[Photo],
+    batches: Iterable[list[int]],
+    resolution: int,
+    extract: Extract,
+    multiple: int | None = None,
+) -> Iterator[tuple[list[int], Iterator[Features]]]:
+    """Indices of a batch and what the backbone, as it is `computing`, gives at each scale when asked."""
     asked: deque[list[int]] = deque()
     ahead = (asked.append(indices) or indices for indices in batches)
-    device, dtype = device_of(extract.device), DTYPES[extract.dtype]
+    backbone, device = embedder.backbone, device_of(extract.device)
+    for batch in loaded(embedder, photos, ahead, resolution, extract, multiple):
+        pixels, sizes = on_device(batch, backbone, device)
+        yield asked.popleft(), at_scales(backbone, pixels, extract.scales, sizes)
+
+
+@contextmanager
+def computing(embedders: Sequence[Embedder], extract: Extract) -> Iterator[None]:
+    """Within it the embedders, which share a backbone, are in evaluation mode on the device, and compiled if asked."""
     training, home = embedders[0].training, next(embedders[0].parameters()).device
-    backbone = embedders[0].backbone
     for embedder in embedders:
-        embedder.eval().to(device)
+        embedder.eval().to(device_of(extract.device))
     try:
-        with backbone.compiled() if extract.compile else nullcontext():
-            for batch in loaded(embedders[0], photos, ahead, resolution, extract):
-                pixels, sizes = on_device(batch, backbone, device)
-                with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                    each = multi_scale(embedders, pixels, extract.scales, extract.aggregate, sizes)
-                indices, rows = asked.popleft(), [of_embedder.float().cpu().numpy() for of_embedder in each]
-                for of_embedder, embedder in zip(rows, embedders, strict=True):
-                    finite(of_embedder, [photos[i] for i in indices], type(embedder.pooling).__name__)
-                yield indices, rows
+        with embedders[0].backbone.compiled() if extract.compile else nullcontext():
+            yield
     finally:
         for embedder in embedders:
             embedder.train(training).to(home)
+
+
+def mixed(extract: Extract) -> torch.autocast:
+    """Within it the network computes with the numbers that were asked for."""
+    dtype = DTYPES[extract.dtype]
+    return torch.autocast(device_of(extract.device).type, dtype, enabled=dtype != torch.float32)
 
 
 def on_device(batch: Batch, backbone: TimmBackbone, device: torch.device) -> tuple[Tensor, Tensor | None]:

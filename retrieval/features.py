@@ -34,6 +34,17 @@ class Features:
         object.__setattr__(self, "prefix", empty if prefix is None else prefix)
         object.__setattr__(self, "mask", mask)
 
+    def split(self, size: int) -> list["Features"]:
+        """Of so many images at a time."""
+        masks = [None] * len(self.patches) if self.mask is None else self.mask.split(size)
+        parts = zip(self.patches.split(size), self.prefix.split(size), masks, strict=False)
+        return [Features(*part) for part in parts]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Features":
+        """The same on a device, as tensors go there."""
+        patches, prefix = (one.to(device, non_blocking=non_blocking) for one in (self.patches, self.prefix))
+        return Features(patches, prefix, None if self.mask is None else self.mask.to(device, non_blocking=non_blocking))
+
     @property
     def tokens(self) -> Tensor:
         """(B, P + H*W, D): the prefix, then the map row by row."""

@@ -62,7 +62,7 @@ def mine(
     refuse_few(*clusters, sampler.negatives)
     device = str(next(embedder.parameters()).device)
     distinct, places = np.unique(np.concatenate([queries, positives, pool]), return_inverse=True)
-    rows = describe_together(embedder, [photos[i] for i in distinct], resolution, extract, device)
+    rows = describe_together(embedder, [photos[i] for i in distinct], resolution, extract, device, once=True)
     asked, near, among = (rows[part] for part in np.split(places, [len(queries), 2 * len(queries)]))
     found = negatives_together(asked, among, *clusters, sampler.negatives, device)
     negatives = pool[found]

@@ -63,9 +63,10 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """What learns at one rate: p, pooling, head, loss and backbone, each at the optimizer's `lr` times its multiplier.
 
-    module: what trains `module.embedder`; each of its trainable parameters is in one group. The backbone's layer that
-    lies n layers below the top one learns at layer_decay^n of its rate (Clark et al., ICLR 2020; Bao et al., BEiT,
-    ICLR 2022). Groups for which the optimizer's weight decay is not right state their own, 0: see `decayed`.
+    module: what trains `module.embedder`; each of its trainable parameters is in one group, and there must be one. The
+    backbone's layer that lies n layers below the top one learns at layer_decay^n of its rate (Clark et al., ICLR 2020;
+    Bao et al., BEiT, ICLR 2022). Groups for which the optimizer's weight decay is not right state their own, 0: see
+    `decayed`.
     """
     if type(layer_decay) not in (int, float) or not 0 < layer_decay <= 1:
         raise InputError(
@@ -73,7 +74,8 @@ def parameter_groups(
         )
     backbone = module.get_submodule(BACKBONE.rstrip("."))
     assert isinstance(backbone, TimmBackbone)
-    depths, spared = backbone.depths() if layer_decay < 1 else {}, backbone.undecayed()
+    depths = backbone.depths() if layer_decay < 1 and backbone.frozen is None else {}
+    spared = backbone.undecayed()
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
@@ -82,6 +84,11 @@ def parameter_groups(
             title = f"{part}{f' {depth} below the top' if depth else ''}{' undecayed' if own else ''}"
             rate = float(optimizer["lr"]) * float(multipliers[part]) * layer_decay**depth
             groups.setdefault(title, {"name": title, "params": [], "lr": rate, **own})["params"].append(parameter)
+    if not groups:
+        raise InputError(
+            "nothing is left to train: the backbone is frozen (lr_multipliers.backbone=0), and pooling, head and loss "
+            "have no weights; accepted: lr_multipliers.backbone above 0, or a pooling, head or loss that learns"
+        )
     return list(groups.values())
 
 

@@ -9,15 +9,18 @@ from torch.utils.checkpoint import checkpoint
 from retrieval.config import InputError
 from retrieval.data import images
 from retrieval.embedder import Embedder
+from retrieval.features import Features
 
 
-def embedded(embedder: Embedder, pixels: Sequence[Tensor], order: Tensor, pieces: int | None = None) -> Tensor:
+def embedded(
+    embedder: Embedder, pixels: Sequence[Tensor | Features], order: Tensor, pieces: int | None = None
+) -> Tensor:
     """Descriptors (B, d) in the batch's order.
 
-    pixels: (b, 3, H, W) uint8 tensors, each of one shape; order (B,): the place in the batch of each of their photos
-    in turn. With `pieces` at most that many photos pass the network at a time and only what they give is kept; the
-    backward pass computes each piece once more, so that the memory is that of one piece and the gradient that of the
-    whole batch.
+    pixels: (b, 3, H, W) uint8 tensors, each of one shape, or what the backbone gives for them; order (B,): the place in
+    the batch of each of their photos in turn. With `pieces` at most that many photos pass the network at a time and
+    only what they give is kept; the backward pass computes each piece once more, so that the memory is that of one
+    piece and the gradient that of the whole batch.
     """
     if pieces is None:
         rows = [described(embedder, photos) for photos in pixels]
@@ -31,8 +34,10 @@ def embedded(embedder: Embedder, pixels: Sequence[Tensor], order: Tensor, pieces
     return torch.empty_like(together).index_copy(0, order, together)
 
 
-def described(embedder: Embedder, pixels: Tensor) -> Tensor:
-    """(b, 3, H, W) uint8 -> (b, d); a piece keeps its bytes alone, a quarter of what the network takes."""
+def described(embedder: Embedder, pixels: Tensor | Features) -> Tensor:
+    """(b, 3, H, W) uint8, or features -> (b, d); a piece keeps its bytes alone, a quarter of what the network takes."""
+    if isinstance(pixels, Features):
+        return embedder.describe(pixels)
     return embedder(images.normalised(pixels, embedder.backbone.mean, embedder.backbone.std))
 
 

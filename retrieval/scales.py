@@ -3,15 +3,17 @@
 S scales, B photos, d the descriptor's length; vectors (S, B, d) as `Embedder.project` gives them, before their L2.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retrieval.backbones import TimmBackbone
 from retrieval.config import InputError
 from retrieval.data import images
 from retrieval.embedder import Embedder
+from retrieval.features import Features
 from retrieval.poolings import GeM
 
 
@@ -27,12 +29,22 @@ def multi_scale(
     batch (B, 3, H, W), normalised. sizes (B, 2): height and width of each photo in it, where it is padded; None where
     it is not. At one scale every aggregate is that scale's unit vector.
     """
-    join, backbone = aggregation(aggregate), embedders[0].backbone
-    at_scales: list[list[Tensor]] = []
+    return aggregated(embedders, at_scales(embedders[0].backbone, batch, scales, sizes), aggregate)
+
+
+def at_scales(
+    backbone: TimmBackbone, batch: Tensor, scales: Sequence[float], sizes: Tensor | None = None
+) -> Iterator[Features]:
+    """The features of a batch at each scale, computed when they are asked for; see `multi_scale`."""
     for scale in scales:
-        features = backbone(*rescaled(batch, scale, backbone.multiple, sizes))
-        at_scales.append([embedder.project(features) for embedder in embedders])
-    if len(scales) == 1:
+        yield backbone(*rescaled(batch, scale, backbone.multiple, sizes))
+
+
+def aggregated(embedders: Sequence[Embedder], features: Iterable[Features], aggregate: str = "paper") -> list[Tensor]:
+    """(B, d) unit vectors of each embedder, from the features at each scale."""
+    join = aggregation(aggregate)
+    at_scales = [[embedder.project(one) for embedder in embedders] for one in features]
+    if len(at_scales) == 1:
         return [F.normalize(vectors, dim=-1) for vectors in at_scales[0]]
     each = zip(embedders, zip(*at_scales, strict=True), strict=True)
     return [join(torch.stack(vectors), embedder) for embedder, vectors in each]

@@ -20,13 +20,13 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
+from torch import nn
 from tqdm import tqdm
 
 from retrieval import extraction
 from retrieval.config import InputError
 from retrieval.data.images import Photo
-from retrieval.descriptors import Descriptors, Rows
-from retrieval.embedder import Embedder
+from retrieval.descriptors import Descriptors
 from retrieval.extraction import Extract
 
 SHARD = 512  # photos, at the least: what a killed process loses at the most
@@ -44,6 +44,7 @@ CODE = hashlib.sha256(
             "heads",
             "embedder",
             "extraction",
+            "frozen",
             "scales",
             "data",
             "store",
@@ -55,7 +56,7 @@ CODE = hashlib.sha256(
 NO_MATTER = ("resolutions", "workers", "device", "store", "store_dtype")  # how it is done, not what comes out
 
 Batches = list[list[int]]
-Describe = Callable[[Iterable[list[int]]], Iterator[tuple[list[int], Sequence[Rows]]]]
+Describe = Callable[[Iterable[list[int]]], Iterator[tuple[list[int], Sequence[Any]]]]
 
 
 class Store:
@@ -94,17 +95,25 @@ class Store:
             room -= len(batch)
         return shards
 
+    def whole(self) -> bool:
+        """Whether every row is there."""
+        planned = (self.folder / "batches.json").is_file()
+        return planned and all(self.has(shard) for shard in range(len(self.shards(list))))
+
     def has(self, shard: int) -> bool:
         return self.path(shard).is_file()
 
     def path(self, shard: int) -> Path:
         return self.folder / f"shard-{shard:05}.npy"
 
-    def write(self, shard: int, rows: Rows) -> None:
-        """Keep the rows of a shard, whose lock is held; a full disk costs this shard alone."""
+    def write(self, shard: int, parts: Sequence[Any]) -> None:
+        """Keep what the batches of a shard gave, whose lock is held; a full disk costs this shard alone."""
         for left in self.folder.glob(f"{self.path(shard).name}.*.tmp"):  # by a process that was killed
             left.unlink()
-        replace(self.path(shard), lambda file: np.save(file, rows.astype(self.dtype)))
+        replace(self.path(shard), lambda file: self.save(file, parts))
+
+    def save(self, file: BinaryIO, parts: Sequence[Any]) -> None:
+        np.save(file, np.concatenate(parts).astype(self.dtype))
 
     def locked(self, name: str, timeout: float = -1) -> FileLock:
         """A lock between processes, waited for `timeout` seconds at most (-1: as long as it takes)."""
@@ -118,6 +127,22 @@ class Store:
         return Descriptors([self.path(shard) for shard in range(len(shards))], places)
 
 
+class Counted:
+    """Describes as `describe` does, and counts the photos and the seconds that they took, without what is done to
+    keep them."""
+
+    def __init__(self, describe: Describe) -> None:
+        self.describe, self.photos, self.seconds = describe, 0, 0.0
+
+    def __call__(self, batches: Iterable[list[int]]) -> Iterator[tuple[list[int], Sequence[Any]]]:
+        start = time.perf_counter()
+        for indices, rows in self.describe(batches):
+            self.seconds += time.perf_counter() - start
+            self.photos += len(indices)
+            yield indices, rows
+            start = time.perf_counter()
+
+
 def fill(
     stores: Sequence[Store], plan: Callable[[], Batches], describe: Describe, title: str = ""
 ) -> list[Descriptors]:
@@ -126,13 +151,21 @@ def fill(
     describe: batches of indices -> the indices and the rows (n, d) for each store, batch by batch. What other processes
     are working on is waited for, and taken over where they die.
     """
+    shards = complete(stores, plan, describe, title)
+    return [store.opened(shards) for store in stores]
+
+
+def complete(
+    stores: Sequence[Store], plan: Callable[[], Batches], describe: Describe, title: str = ""
+) -> list[Batches]:
+    """Fill the stores, whatever they keep of each batch; the batches of each shard."""
     shards = [store.shards(plan) for store in stores][-1]
     there = sum(len(batch) for i, batches in enumerate(shards) if not _lacking(stores, i) for batch in batches)
     with tqdm(total=stores[0].count, initial=there, desc=title, disable=None if title else True) as bar:
         while lacking := [i for i in range(len(shards)) if _lacking(stores, i)]:
             if not _described(stores, shards, lacking, describe, bar):
                 time.sleep(0.2)
-    return [store.opened(shards) for store in stores]
+    return shards
 
 
 def _described(
@@ -140,7 +173,7 @@ def _described(
 ) -> int:
     """Describe those of the shards that no other process is working on; how many there were."""
     claimed: deque[tuple[int, ExitStack]] = deque()
-    parts: list[Sequence[Rows]] = []
+    parts: list[Sequence[Any]] = []
     finished = 0
 
     def claims() -> Iterator[list[int]]:  # runs ahead of the rows, as workers load what comes next
@@ -157,7 +190,7 @@ def _described(
             if len(parts) == len(shards[shard]):
                 for store, of_store in zip(stores, zip(*parts, strict=True), strict=True):
                     if not store.has(shard):
-                        store.write(shard, np.concatenate(of_store))
+                        store.write(shard, of_store)
                 claimed.popleft()[1].close()
                 parts, finished = [], finished + 1
     finally:
@@ -174,7 +207,7 @@ def _claim(stores: Sequence[Store], shard: int) -> ExitStack | None:
     """The locks of the stores that lack a shard; None where another process has one of them, or all are done."""
     with ExitStack() as locks:
         try:
-            for store in _lacking(stores, shard):
+            for store in sorted(_lacking(stores, shard), key=lambda store: store.folder):  # or two hold one each
                 locks.enter_context(store.locked(f"shard-{shard:05}", timeout=0))
         except Timeout:
             return None
@@ -201,7 +234,7 @@ def replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
             raise
 
 
-def made_of(embedder: Embedder, photos: Sequence[Photo], extract: Extract, resolution: int) -> dict[str, Any]:
+def made_of(embedder: nn.Module, photos: Sequence[Photo], extract: Extract, resolution: int) -> dict[str, Any]:
     """All that decides the descriptors of photos: weights, files, how they are described, and this package's code."""
     weights, files = fingerprint(embedder, photos)
     how = {key: value for key, value in asdict(extract).items() if key not in NO_MATTER}
@@ -209,7 +242,7 @@ def made_of(embedder: Embedder, photos: Sequence[Photo], extract: Extract, resol
     return {"weights": weights, "photos": files, "resolution": resolution, **how, "device": device, "code": CODE}
 
 
-def fingerprint(embedder: Embedder, photos: Sequence[Photo]) -> tuple[str, str]:
+def fingerprint(embedder: nn.Module, photos: Sequence[Photo]) -> tuple[str, str]:
     """Hashes of every weight and of every photo's path, size, time of change and box."""
     weights, files = hashlib.sha256(), hashlib.sha256()
     for name, tensor in embedder.state_dict().items():

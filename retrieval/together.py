@@ -19,19 +19,20 @@ T = TypeVar("T")
 
 
 def describe_together(
-    embedder: Embedder, photos: Sequence[Photo], resolution: int, extract: Extract, device: str
+    embedder: Embedder, photos: Sequence[Photo], resolution: int, extract: Extract, device: str, once: bool = False
 ) -> Rows:
     """Descriptors (N, d), float32 unit rows in the order of `photos`, on every process; each describes a share of them.
 
     At one scale and not compiled, whatever `extract` says, on `device`, which is this process's own. Batches are those
-    of one process, so rows are too. The embedder's mode and torch's random numbers are left as they were. An
-    unreadable photo raises UnreadablePhoto, a descriptor that is not finite NotFinite, on the process that met it.
+    of one process, so rows are too. once: see `extraction.vectors`. The embedder's mode and torch's random numbers are
+    left as they were. An unreadable photo raises UnreadablePhoto, a descriptor that is not finite NotFinite, on the
+    process that met it.
     """
     extract = replace(extract, scales=(1.0,), compile=False, device=device)
     extraction.check(embedder, [resolution], extract.scales, extract.aspect)
     batches = share(extraction.plan(embedder, photos, resolution, extract))
     rows = np.zeros((len(photos), embedder.dim), dtype=np.float32)
-    for indices, (of_batch,) in extraction.vectors([embedder], photos, batches, resolution, extract):
+    for indices, (of_batch,) in extraction.vectors([embedder], photos, batches, resolution, extract, once):
         rows[indices] = of_batch
     return united(rows, device)
 

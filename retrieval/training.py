@@ -9,7 +9,7 @@ import shutil
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from retrieval import embedder as embedders
-from retrieval import evaluation, extraction, launch, losses, processes, resume, sharding, vocabulary, whitening
+from retrieval import evaluation, extraction, frozen, launch, losses, processes, resume, sharding, vocabulary, whitening
 from retrieval.benchmarks import Benchmark
 from retrieval.benchmarks.folder import SameLandmark
 from retrieval.callbacks import Clock, Guard, HeldOut, Preemption, loggers, progress
@@ -37,9 +37,10 @@ from retrieval.extraction import Extract
 from retrieval.method import Method
 from retrieval.optimization import hold_p, parameter_groups, steps_of
 from retrieval.pieces import embedded, refuse_pieces
-from retrieval.results import Row
+from retrieval.results import Row, append
 from retrieval.subjects import NOT_TRAINED, plain, subject
 
+PRECISIONS = {"32-true": "float32", "bf16-mixed": "bfloat16", "16-mixed": "float16"}  # the backbone's, of a trainer
 # they would change which batches an epoch has, and the loader would not know its place
 NOT_TAKEN = ("limit_train_batches", "overfit_batches", "fast_dev_run", "reload_dataloaders_every_n_epochs")
 
@@ -48,19 +49,23 @@ class Retrieval(pl.LightningModule):
     """Trains an Embedder with an objective on (descriptors, labels).
 
     cfg: the whole config, of which `optimizer`, `schedule`, `lr_multipliers`, `layer_decay`, `freeze_batchnorm`,
-    `freeze_p` and `pieces` are read. `paths`: the photos of the last batch.
+    `freeze_p` and `pieces` are read. `paths`: the photos of the last batch; `trained_on`: how many there were.
     """
 
     def __init__(self, embedder: Embedder, objective: nn.Module, cfg: Mapping[str, Any]) -> None:
         super().__init__()
         self.embedder, self.objective, self.cfg = embedder, objective, cfg
         self.paths: list[str] = []
+        self.trained_on = 0
         embedder.backbone.frozen_statistics = bool(cfg["freeze_batchnorm"])
         embedder.backbone.freeze_unused()
+        if cfg["lr_multipliers"]["backbone"] == 0:
+            frozen.freeze(embedder.backbone, Path(cfg["cache"]) / "features")
         self.train()
 
     def training_step(self, batch: TrainingBatch, index: int) -> Tensor:
         self.paths = batch.paths
+        self.trained_on += len(batch.paths)
         descriptors = embedded(self.embedder, batch.pixels, batch.order, self.cfg["pieces"])
         loss = self.objective(descriptors, batch.labels)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.paths))
@@ -166,6 +171,8 @@ def fit(cfg: DictConfig) -> list[Row]:
             embedders.save(parts.module.embedder, cfg, output_dir)
         parts.judge(cfg, False, output_dir / "descriptors" if processes.world_size() > 1 else None)
     processes.wait()
+    if parts.module.embedder.backbone.frozen and (saved := parts.module.embedder.backbone.frozen.savings()):
+        append(output_dir / "saved.json", saved)
     if processes.first():
         clear_up(output_dir)
     del parts
@@ -207,8 +214,24 @@ def train(parts: Parts, checkpoint: Path | None, seed: int, output_dir: Path) ->
     """Run the Trainer from the checkpoint on, or from the start."""
     if checkpoint is not None and processes.first():
         continue_curves(parts.trainer.loggers, output_dir, checkpoint)
+    kept = parts.data.features = features_of(parts)
     pl.seed_everything(seed + processes.rank(), workers=True, verbose=False)  # whatever was drawn before
     parts.trainer.fit(parts.module, parts.data, ckpt_path=checkpoint, weights_only=True)
+    for features in kept.values():
+        parts.module.embedder.backbone.frozen.count(features.maps, parts.module.trained_on / len(kept))
+
+
+def features_of(parts: Parts) -> dict[int, frozen.TrainingFeatures]:
+    """What a frozen backbone gives for the training photos by resolution, where these are drawn alike each time; {}
+    where not."""
+    embedder, data, precision = parts.module.embedder, parts.data, PRECISIONS.get(str(parts.trainer.precision))
+    drawn_alike = data.augment.steady and all(photo.box is None for photo in data.train.photos)
+    if not (embedder.backbone.frozen and data.train.photos and drawn_alike and precision):
+        return {}
+    how = {"scales": (1.0,), "aspect": "native", "dtype": precision, "draft": False, "compile": False}
+    device = str(parts.trainer.strategy.root_device)
+    extract = replace(parts.extract, **how, workers=data.workers, device=device)
+    return frozen.of_training(embedder, data.train.photos, data.resolutions, data.augment.sides, extract)
 
 
 def refuse(cfg: DictConfig) -> None:
@@ -233,6 +256,11 @@ def refuse(cfg: DictConfig) -> None:
             raise InputError(f"lr_multipliers.{key} must be a number, at least 0, got {value!r}")
     for key in ("checkpointing", "compile", "freeze_batchnorm", "evaluate_untrained"):
         flag(key, cfg[key])
+    if cfg.lr_multipliers.backbone == 0 and not cfg.freeze_batchnorm:
+        raise InputError(
+            "lr_multipliers.backbone=0 freezes the backbone, and freeze_batchnorm=false would change its statistics; "
+            "accepted: freeze_batchnorm=true, or lr_multipliers.backbone above 0"
+        )
     if cfg.trainer.get("strategy") == "fully_sharded" and "ema" in (cfg.get("callbacks") or ()):
         raise InputError("callbacks=ema averages whole weights, and trainer=fsdp leaves a process a share: give one")
     stand_in = build(cfg.optimizer, params=[nn.Parameter(torch.zeros(1))])

@@ -16,6 +16,7 @@ from retrieval.benchmarks.revisited import Revisited, checked
 from retrieval.config import InputError
 from retrieval.data import landmarks
 from retrieval.extraction import Extract
+from retrieval.passes import Pass
 from retrieval.report import runs
 
 TRUTH = {"imlist": ["arch/0.jpg", "arch/1.jpg", "dome/0.jpg"], "qimlist": ["arch/2.jpg"]}
@@ -71,7 +72,7 @@ def test_poolings_that_differ_in_a_setting_share_no_kept_descriptors(photos: Pat
         cfg = config.compose("eval", given, tmp_path)
         model, about = embedder.from_config(cfg), subjects.subject(cfg, True, "")
         parts, how = evaluation.parted({"folder": Folder(str(photos))}), Extract([96], workers=0)
-        described += evaluation.described([model], [about], parts, how, 96, tmp_path / "cache")
+        described += Pass([model], [about], how, tmp_path / "cache", tmp_path).described(parts, 96)
     assert not np.allclose(described[0].all(), described[1].all())
 
 

@@ -13,10 +13,11 @@ LAYERS = [
     {"training"},
     {"callbacks", "resume"},
     {"evaluation", "mining", "optimization", "pieces"},
-    {"results", "method", "looking"},
-    {"candidates", "published"},
+    {"results", "method", "looking", "passes"},
+    {"candidates", "published", "companions"},
     {
         "extraction",
+        "frozen",
         "together",
         "sharding",
         "benchmarks",

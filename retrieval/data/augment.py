@@ -41,6 +41,16 @@ class Augment:
             raise InputError(f"data.bucket must be a whole number of pixels, at least 1, got {self.bucket}")
         flag("data.flip", self.flip)
 
+    @property
+    def steady(self) -> bool:
+        """Whether a photo comes out the same whatever the seed: at its own aspect ratio, whole, in its own colours."""
+        return self.aspect == "native" and self.crop == 1 and not self.flip and not self.jitter
+
+    @property
+    def sides(self) -> int:
+        """What each side of a native photo is a multiple of."""
+        return self.multiple * math.ceil(self.bucket / self.multiple)
+
     def __call__(self, rgb: Image.Image, resolution: int, seed: int) -> Image.Image:
         """The photo as a batch of this resolution has it; the same seed gives the same."""
         with torch.random.fork_rng(devices=[]):
@@ -52,8 +62,7 @@ class Augment:
         return T.RandomResizedCrop(side, (self.crop, 1.0), antialias=True)(rgb)
 
     def _native(self, rgb: Image.Image, resolution: int) -> Image.Image:
-        sides = self.multiple * math.ceil(self.bucket / self.multiple)
-        width, height = images.fit(rgb.size, resolution, sides)
+        width, height = images.fit(rgb.size, resolution, self.sides)
         if self.crop == 1:
             return images.resized(rgb, (width, height))
         own = rgb.width / rgb.height

@@ -1,7 +1,8 @@
 """Training photos, decoded and put into batches by worker processes."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -12,30 +13,43 @@ from retrieval.data import images
 from retrieval.data.augment import Augment
 from retrieval.data.batching import Batches, Draw, TupleBatches
 from retrieval.data.folder import LandmarkPhotos
+from retrieval.features import Features
 from retrieval.stopping import unheeding
 
 
 class TrainingBatch(NamedTuple):
-    """pixels: tensors (b, 3, H, W) uint8, each of photos of one shape. order (B,): the place in the batch of each photo
-    of these, one after the other. labels (B,) and paths are in the batch's order."""
+    """pixels: tensors (b, 3, H, W) uint8, each of photos of one shape, or what a frozen backbone gives for them. order
+    (B,): the place in the batch of each photo of these, one after the other. labels (B,) and paths are in the batch's
+    order."""
 
-    pixels: list[Tensor]
+    pixels: list[Tensor] | list[Features]
     order: Tensor
     labels: Tensor
     paths: list[str]
 
 
-class TrainingPhotos(Dataset[tuple[Tensor, int, str]]):
-    """A draw -> a photo (3, H, W) uint8, its landmark and its path; the same draw gives the same pixels."""
+class TrainingPhotos(Dataset[tuple[Tensor | Features, int, str]]):
+    """A draw -> a photo (3, H, W) uint8, its landmark and its path; the same draw gives the same pixels.
 
-    def __init__(self, photos: LandmarkPhotos, labels: Sequence[int], augment: Augment) -> None:
-        self.photos, self.labels, self.augment = photos.photos, labels, augment
+    features: what a frozen backbone gives for each photo, by resolution, to be had in its place.
+    """
+
+    def __init__(
+        self,
+        photos: LandmarkPhotos,
+        labels: Sequence[int],
+        augment: Augment,
+        features: Mapping[int, Sequence[Features]] = MappingProxyType({}),
+    ) -> None:
+        self.photos, self.labels, self.augment, self.features = photos.photos, labels, augment, features
 
     def __len__(self) -> int:
         return len(self.photos)
 
-    def __getitem__(self, draw: Draw) -> tuple[Tensor, int, str]:
+    def __getitem__(self, draw: Draw) -> tuple[Tensor | Features, int, str]:
         photo = self.photos[draw.index]
+        if self.features:
+            return self.features[draw.resolution][draw.index], self.labels[draw.index], photo.path
         changed = self.augment(images.decode(photo), draw.resolution, draw.seed)
         return images.to_bytes(changed), self.labels[draw.index], photo.path
 
@@ -85,13 +99,18 @@ class Loader(DataLoader[TrainingBatch]):
             self.batches.sampler.mined_for = self.epoch, state["tuples"].numpy()
 
 
-def collated(items: Sequence[tuple[Tensor, int, str]]) -> TrainingBatch:
+def collated(items: Sequence[tuple[Tensor | Features, int, str]]) -> TrainingBatch:
     """Photos of one shape together, channels last in memory."""
     places: dict[torch.Size, list[int]] = defaultdict(list)
     for place, (photo, _, _) in enumerate(items):
-        places[photo.shape].append(place)
-    pixels = [
-        torch.stack([items[i][0].permute(1, 2, 0) for i in group]).permute(0, 3, 1, 2) for group in places.values()
-    ]
+        places[photo.patches.shape if isinstance(photo, Features) else photo.shape].append(place)
+    pixels: Any = [together([items[i][0] for i in group]) for group in places.values()]
     order = torch.tensor([place for group in places.values() for place in group])
     return TrainingBatch(pixels, order, torch.tensor([label for _, label, _ in items]), [path for _, _, path in items])
+
+
+def together(photos: Sequence[Any]) -> Tensor | Features:
+    """Photos (3, H, W) of one shape as one tensor, or the features of several as one."""
+    if isinstance(photos[0], Features):
+        return Features(torch.cat([one.patches for one in photos]), torch.cat([one.prefix for one in photos]))
+    return torch.stack([photo.permute(1, 2, 0) for photo in photos]).permute(0, 3, 1, 2)

@@ -13,6 +13,7 @@ from retrieval.data.augment import Augment
 from retrieval.data.batching import Batches, Indices, partners
 from retrieval.data.folder import LandmarkPhotos, read
 from retrieval.data.loading import Loader, TrainingPhotos
+from retrieval.features import Features
 
 WHITENED = 10_000  # pairs that a whitening layer is fitted to at the most: 20,000 photos are described
 SPLIT_SEED = 0  # the same landmarks are held out whatever the run's seed, so that runs can be compared
@@ -59,6 +60,7 @@ class LandmarkData(pl.LightningDataModule):
         self.sampler = build(sampler, labels=self.labels, seed=seed, pairs=self.pairs)
         self.batches = Batches(self.sampler, self.resolutions, seed)
         self.mine: Callable[[int], None] | None = None
+        self.features: Mapping[int, Sequence[Features]] = {}  # see TrainingPhotos
 
     def _split(
         self,
@@ -88,7 +90,7 @@ class LandmarkData(pl.LightningDataModule):
         return queries[some], positives[some]
 
     def train_dataloader(self) -> Loader:
-        dataset = TrainingPhotos(self.train, self.labels, self.augment)
+        dataset = TrainingPhotos(self.train, self.labels, self.augment, self.features)
         return Loader(dataset, self.batches, self.workers, self.mine)
 
 
