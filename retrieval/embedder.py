@@ -97,14 +97,14 @@ def sharing(
             target = str(one.get("_target_", ""))
             if not target.startswith(prefixes):
                 raise InputError(f"{part}._target_ must start with {' or '.join(prefixes)}, got {target!r}")
-    backbone = build(cfg["backbone"]) if backbone is None else backbone
+    shared: TimmBackbone = build(cfg["backbone"]) if backbone is None else backbone
     drawn = torch.get_rng_state()
     models: list[Embedder] = []
     for one in poolings:
         torch.set_rng_state(drawn)
-        size = map_of(backbone, one, resolution)
-        pooling = build(one, dim=backbone.dim, prefix=backbone.prefix, **size)
-        models.append(Embedder(backbone, pooling, build(cfg["head"], dim=pooling.out_dim)))
+        size = map_of(shared, one, resolution)
+        pooling = build(one, dim=shared.dim, prefix=shared.prefix, **size)
+        models.append(Embedder(shared, pooling, build(cfg["head"], dim=pooling.out_dim)))
     return models
 
 
