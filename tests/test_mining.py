@@ -147,9 +147,9 @@ def test_the_last_negatives_of_every_query_are_carried_from_epoch_to_epoch(liste
 def test_each_photo_is_described_once(listed: list[Photo], monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Photo] = []
 
-    def noted(network: Embedder, photos: list[Photo], *how: object) -> Rows:
+    def noted(network: Embedder, photos: list[Photo], *how: object, once: bool) -> Rows:
         asked.extend(photos)
-        return describe_together(network, photos, *how)  # pyright: ignore[reportArgumentType]
+        return describe_together(network, photos, *how, once=once)  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr("retrieval.mining.describe_together", noted)
     mine(model(), listed, sampler(), 0, 64, EXTRACT, {})

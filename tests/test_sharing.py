@@ -25,6 +25,7 @@ from retrieval.poolings import GeM, GlobalMax
 from retrieval.results import Row
 from retrieval.subjects import plain
 from retrieval.sweep.sharing import saved
+from retrieval.together import describe_together
 from tests.small_runs import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -229,6 +230,14 @@ def test_descriptors_from_kept_features_are_the_same_to_the_bit(
     for _ in range(2):
         for one, other in zip(extraction.describe_each(models, listed, 64, extract), usual, strict=True):
             assert np.array_equal(one, other)
+
+
+def test_features_of_photos_that_come_together_once_are_not_kept(photos: Path, tmp_path: Path) -> None:
+    backbone, listed = TimmBackbone("test_resnet"), [Photo(str(path)) for path in sorted(photos.rglob("*.jpg"))]
+    model, extract = Embedder(backbone, GlobalMax(backbone.dim), nn.Identity()), extraction.Extract([48], workers=0)
+    frozen.freeze(backbone, tmp_path)
+    describe_together(model, listed, 48, extract, "cpu", once=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_frozen_backbone_keeps_its_weights_and_has_no_gradients(photos: Path, tmp_path: Path) -> None:
