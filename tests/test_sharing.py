@@ -195,12 +195,19 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
+def looked_at(run: Path) -> int:
+    """How many photos passed for the pictures of where a model looked, one at a time."""
+    entries = json.loads((run / "rankings.json").read_text())
+    return sum(1 + sum("looked" in item for item in entry["top"]) for entry in entries)
+
+
 def test_photos_pass_a_frozen_backbone_once_for_all_epochs_jobs_and_rows(
     photos: Path, tmp_path: Path, computed: list[int]
 ) -> None:
     for i, name in enumerate(["gem", "strided_conv"]):
         training.fit(tiny(photos, tmp_path / f"sweep/{i}", f"pooling={name}", *FROZEN, "seed=0"))
-        assert sum(computed) == 20 + 20  # to train on, and to judge by
+    looked = sum(looked_at(tmp_path / f"sweep/{i}") for i in range(2))
+    assert sum(computed) == 20 + 20 + looked  # to train on, and to judge by
 
 
 def test_a_frozen_run_has_the_rows_that_it_has_without_kept_features(
@@ -251,7 +258,7 @@ def test_a_frozen_backbone_keeps_its_weights_and_has_no_gradients(photos: Path, 
 
 def test_random_crops_pass_a_frozen_backbone_each_time(photos: Path, tmp_path: Path, computed: list[int]) -> None:
     training.fit(tiny(photos, tmp_path / "run", "lr_multipliers.backbone=0"))
-    assert sum(computed) == 2 * 20 + 20
+    assert sum(computed) == 2 * 20 + 20 + looked_at(tmp_path / "run")
 
 
 def test_a_frozen_backbone_with_statistics_that_learn_is_refused(photos: Path, tmp_path: Path) -> None:
