@@ -85,9 +85,10 @@ settings: setup  ## scales, whitening and re-ranking on one network: PHOTOS=DIR 
 	$(BIN)/python -m retrieval.report $(SETTINGS) --against 'gem, 1 scale'
 
 figures: setup   ## tables and pictures of README.md from DEMO=, SWEEP=, FACTORS=, SHELF= and SETTINGS=DIR
-	$(BIN)/python -m retrieval.report $(DEMO) --insert README.md --marker demo --charts docs/demo
-	$(BIN)/python -m retrieval.report $(SWEEP) --insert README.md --marker photos --charts $(SWEEP)/charts
-	$(BIN)/python -m retrieval.report $(SHELF) --insert README.md --marker poolings --charts $(SHELF)/charts
+	$(BIN)/python -m retrieval.report $(DEMO) --insert README.md --marker demo --only 'mAP, Medium' 'with 95 % intervals, Medium' \
+		--charts docs/demo
+	$(BIN)/python -m retrieval.report $(SWEEP) --insert README.md --marker photos --only mAP 'mP@k' --charts $(SWEEP)/charts
+	$(BIN)/python -m retrieval.report $(SHELF) --insert README.md --marker poolings --only mAP 'mP@k' --charts $(SHELF)/charts
 	$(BIN)/python -m retrieval.report $(SETTINGS) --against 'gem, 1 scale' --insert README.md --marker settings \
 		--only 'intervals' 'minus'
 	$(BIN)/python -m retrieval.report $(FACTORS) --against $(BASE) --insert README.md --marker factors \

@@ -55,8 +55,8 @@ def test_runs_that_agree_share_a_point_that_names_them(write: Write, tmp_path: P
 
 
 def test_p_per_channel_counts_by_its_mean(write: Write, tmp_path: Path) -> None:
-    write("a", shelf(3, 0.4), result(0.5, p={"mean": 3.5, "min": 1.0, "max": 6.0}))
-    assert [curve.x for curve in over_p(tmp_path)["landmarks, 224 px"]] == [(3.5,), (3,)]
+    write("a", shelf(3, 0.4), shelf(4, 0.3), result(0.5, p={"mean": 3.5, "min": 1.0, "max": 6.0}))
+    assert [curve.x for curve in over_p(tmp_path)["landmarks, 224 px"]] == [(3.5,), (3, 4)]
 
 
 @pytest.mark.parametrize("p", [3.0, None, {"mean": None, "min": None, "max": None}])

@@ -13,7 +13,6 @@ from PIL import Image, ImageOps
 
 from retrieval.report import photos
 from retrieval.report.charts import MARKS
-from retrieval.report.table import scroll
 
 HEADING = "Where each model looked"
 QUERIES, LIMIT = 4, 4_000_000  # shown, and characters
@@ -55,7 +54,7 @@ def _article(entries: Sequence[Entry]) -> str:
     return (
         f"<article><h3>{html.escape(query)}</h3><p>Query of {html.escape(first['benchmark'])}, at "
         f"{first['resolution']} px, beside {html.escape(Path(result).name)}</p>"
-        f"{scroll(rows, f'where each model looked for {query}')}</article>"
+        f'<div class="looked">{rows}</div></article>'
     )
 
 
@@ -68,15 +67,18 @@ def evenly(found: Mapping[str, Any], side: str) -> NDArray[np.float64]:
 def _row(entry: Entry, item: Mapping[str, Any], result: str, largest: float) -> str:
     """Query and result under the shares of one model; `item` is its own first one where it has not looked at that."""
     found, query, upright = item["looked"], entry["query"], (entry.get("convention") or {}).get("upright", True)
-    rest = [found["similarity"] - np.sum(found[side]) for side in ("query", "photo")]
     other = "" if item["path"] == result else f"; beside its own first, {html.escape(Path(item['path']).name)}"
-    words = (
-        f"<b>{html.escape(entry['label'])}</b> similarity {found['similarity']:.2f}, of which in no position "
-        f"{round(rest[0], 2) + 0.0:.2f} of the query and {round(rest[1], 2) + 0.0:.2f} of the photo{other}"
-    )
+    words = f"<b>{html.escape(entry['label'])}</b> similarity {found['similarity']:.2f}{nowhere(found)}{other}"
     asked = _figure(opened(query["path"], query.get("box"), upright), query["path"], evenly(found, "query"), largest)
     shown = _figure(opened(item["path"], None, upright), item["path"], evenly(found, "photo"), largest, item["mark"])
     return f'<div class="ranked"><p>{words}</p><div class="strip">{asked}{shown}</div></div>'
+
+
+def nowhere(found: Mapping[str, Any]) -> str:
+    """How much of the similarity belongs to no position, in words; "" where that is nothing."""
+    rest = {side: found["similarity"] - float(np.sum(found[side])) for side in ("query", "photo")}
+    said = [f"{value:.2f} of the {side}" for side, value in rest.items() if abs(value) >= 0.005]
+    return f" ({' and '.join(said)} in no position)" if said else ""
 
 
 def _figure(photo: Image.Image | None, path: str, shares: NDArray, largest: float, mark: str = "") -> str:

@@ -83,7 +83,7 @@ def resolution_panels(rows: Sequence[Row]) -> Panels:
 
 
 def exponent_panels(rows: Sequence[Row]) -> Panels:
-    """What benchmarks compare by, in percent, over p, where there are several p: a panel per benchmark, level,
+    """What benchmarks compare by, in percent, over p, where a model has several p: a panel per benchmark, level,
     resolution and backbone, a curve per model. A trained model has the p that it ended with: points, which no line
     joins."""
     panels: dict[str, dict[tuple[str, bool], list[Row]]] = defaultdict(lambda: defaultdict(list))
@@ -96,7 +96,7 @@ def exponent_panels(rows: Sequence[Row]) -> Panels:
                 title = _title(benchmark, level, f"{row['resolution']} px", shown, of_backbone[row["backbone"]])
                 panels[title][_title(_without_p(row), own), row["untrained"]].append({**row, "value": value})
     drawn = {title: [_over_p(*which, curves[which]) for which in curves] for title, curves in panels.items()}
-    return {title: curves for title, curves in drawn.items() if len({p for curve in curves for p in curve.x}) > 1}
+    return {title: curves for title, curves in drawn.items() if any(len(set(curve.x)) > 1 for curve in curves)}
 
 
 def _over_p(label: str, untrained: bool, rows: Sequence[Row]) -> Curve:
