@@ -371,13 +371,19 @@ def test_values_per_query_of_another_folder_are_not_read(write: Write, tmp_path:
     assert runs.collect([tmp_path]).rows[0]["per_query"] in (None, "a b") and warned(tmp_path, "per")
 
 
+def seen(**other: Any) -> dict[str, Any]:
+    """What an entry says of a photo that was looked at."""
+    looked = {"query": [[1.0, -0.2]], "photo": [[0.8]], "similarity": 0.8} | other
+    return {"top": [{"path": "p", "score": 0.8, "mark": "right", "looked": looked}]}
+
+
 @pytest.mark.parametrize(
     "bad",
     [
         {"query": {}}, {"query": {"path": "q", "box": [1, 2]}}, {"query": {"path": "q", "box": [9, 9, 1, 1]}},
         {"top": [3]}, {"top": [{"path": "p", "score": None, "mark": "right"}]}, {"ap": "x"},
         {"top": [{"path": "p", "score": 1.0, "mark": "<b>"}]},
-        {"top": [{"path": "p", "score": 1.0, "mark": "right", "looked": {"query": [[1], [2, 3]], "photo": [[1]]}}]},
+        seen(query=[[1], [2, 3]]), seen(photo=[[math.nan]]), seen(similarity=None),
     ],
 )  # fmt: skip
 def test_a_ranking_that_cannot_be_shown_is_left_out(write: Write, tmp_path: Path, bad: dict[str, Any]) -> None:
@@ -386,6 +392,12 @@ def test_a_ranking_that_cannot_be_shown_is_left_out(write: Write, tmp_path: Path
     assert page_of(tmp_path).count('src="data:image/webp') == 2 and warned(
         tmp_path, "rankings.json, item 1 is left out"
     )
+
+
+def test_a_position_may_take_from_the_similarity(write: Write, tmp_path: Path) -> None:
+    write("a", result(), rankings=[ranking("q", ["p"]) | seen()])
+    found = runs.collect([tmp_path])
+    assert len(found.runs[0].rankings) == 1 and found.warnings == []
 
 
 def test_photos_that_are_none_or_hide_too_many_pixels_are_missing(write: Write, tmp_path: Path) -> None:

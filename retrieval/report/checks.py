@@ -68,7 +68,9 @@ def entry(item: Any) -> dict[str, Any]:
         if found.get("mark") not in MARKS:
             raise ValueError(f"'mark' must be one of {', '.join(MARKS)}, got {short(found.get('mark'))}")
         if not _looked(found.get("looked")):
-            raise ValueError(f"'looked' must be a map of the query and one of the photo, got {short(found['looked'])}")
+            raise ValueError(
+                f"'looked' must be a similarity and a map of the query and of the photo, got {short(found['looked'])}"
+            )
     return {key: value if key in ("query", "top") else cleaned(value) for key, value in item.items()}
 
 
@@ -157,7 +159,11 @@ def _each(p: Any) -> Sequence[float]:
 
 
 def _count(value: Any) -> bool:
-    return number(value) and 0 <= value < math.inf
+    return _finite(value) and value >= 0
+
+
+def _finite(value: Any) -> bool:
+    return number(value) and math.isfinite(value)
 
 
 def _object(value: Any) -> bool:
@@ -166,19 +172,21 @@ def _object(value: Any) -> bool:
 
 def _box(value: Any) -> bool:
     """x1, y1, x2, y2, or none."""
-    known = isinstance(value, list) and len(value) == 4 and all(number(one) and math.isfinite(one) for one in value)
+    known = isinstance(value, list) and len(value) == 4 and all(map(_finite, value))
     return value is None or (known and value[0] <= value[2] and value[1] <= value[3])
 
 
 def _looked(value: Any) -> bool:
-    """Where the pooling looked: a map (h, w) of the query and one of the photo, or none."""
-    return value is None or (isinstance(value, dict) and all(_map(value.get(key)) for key in ("query", "photo")))
+    """Where the pooling looked: a similarity, and the shares in it as a map (h, w) of the query and one of the photo;
+    or none."""
+    maps = isinstance(value, dict) and all(_map(value.get(key)) for key in ("query", "photo"))
+    return value is None or (maps and _finite(value.get("similarity")))
 
 
 def _map(value: Any) -> bool:
     if not (isinstance(value, list) and value and all(isinstance(line, list) and line for line in value)):
         return False
-    return len({len(line) for line in value}) == 1 and all(_count(one) for line in value for one in line)
+    return len({len(line) for line in value}) == 1 and all(_finite(one) for line in value for one in line)
 
 
 OPTIONAL: dict[str, tuple[str, Callable[[Any], bool]]] = {
