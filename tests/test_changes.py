@@ -1,5 +1,7 @@
 """Sections of a page made of what evaluations kept: changed queries, where models looked, precision over recall."""
 
+import base64
+import io
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -203,6 +205,31 @@ def test_a_picture_says_its_similarity_its_strongest_position_and_what_is_no_pos
     content = looked.looked([[entry]])[1]
     assert "similarity 0.80, of which in no position 0.00 of the query and 0.10 of the photo" in content
     assert "query, up to 1.0 times" in content and "right, up to 3.0 times" in content
+
+
+def test_a_photo_in_which_no_position_has_a_share_is_grey(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 48), "grey").save(tmp_path / "a.png")
+    content = looked.looked([[seen(str(tmp_path / "a.png"), [[0.0]], [[0.0]])]])[1]
+    encoded = re.findall(r"base64,([^\"]+)", content)[1]
+    assert np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded)))) == pytest.approx(128, abs=2)
+
+
+@pytest.mark.parametrize("box", [[5, 5, 5, 5], [0, 0, 1e9, 1e9], [0, 0, 1e300, 1e300]])
+def test_a_part_that_is_no_picture_is_missing(tmp_path: Path, box: list[float]) -> None:
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    assert looked.opened(str(tmp_path / "a.png"), box, upright=True) is None
+
+
+def test_a_photo_that_hides_too_many_pixels_is_not_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "bomb.ppm").write_bytes(b"P6\n100000 100000\n255\n")
+    assert looked.opened(str(tmp_path / "bomb.ppm"), None, upright=True) is None
+
+
+def test_queries_that_find_no_room_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    entry = seen(str(tmp_path / "a.png"), [[1.0]], [[1.0]])
+    monkeypatch.setattr(looked, "LIMIT", 2 * len(looked._article([entry])))
+    assert "2 of 4 queries left out" in looked.looked([[entry]] * 9)[1]
 
 
 def test_rankings_without_shares_make_no_section(tmp_path: Path) -> None:

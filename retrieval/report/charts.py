@@ -20,6 +20,7 @@ from retrieval.report.curves import Chart, Curve
 
 GREY = "#767676"
 MARKS = {"right": ("✓", "#2c9a5b"), "wrong": ("✗", "#d64545"), "junk": ("○", GREY)}
+BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises of a file
 STYLE: dict[Any, Any] = {
     "text.color": GREY, "axes.labelcolor": GREY, "axes.edgecolor": GREY, "xtick.color": GREY, "ytick.color": GREY,
     "grid.color": GREY, "grid.alpha": 0.25, "axes.grid": True, "axes.spines.top": False, "axes.spines.right": False,
@@ -72,7 +73,7 @@ def thumbnail(path: str, box: tuple[float, ...] | None = None) -> Image.Image | 
     try:
         with Image.open(Path(path)) as photo:
             upright = ImageOps.exif_transpose(photo).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except BROKEN:
         return None
     scale = min(214 / upright.width, 120 / upright.height, 1.0)
     small = upright.resize((max(1, round(upright.width * scale)), max(1, round(upright.height * scale))))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from retrieval.report import photos
-from retrieval.report.charts import MARKS
+from retrieval.report.charts import BROKEN, MARKS
 
 HEADING = "Where each model looked"
 QUERIES, LIMIT = 4, 4_000_000  # shown, and characters
@@ -36,8 +36,9 @@ def looked(queries: Sequence[Sequence[Entry]]) -> tuple[str, str]:
     """
     with_shares = [of_query for entries in queries if (of_query := [entry for entry in entries if _items(entry)])]
     spread = np.unique(np.linspace(0, max(0, len(with_shares) - 1), QUERIES).round().astype(int))
-    articles = photos.within([_article(with_shares[i]) for i in spread], LIMIT) if with_shares else []
-    return HEADING, WORDS + "".join(articles) if articles else ""
+    articles = photos.within((_article(with_shares[i]) for i in spread), LIMIT) if with_shares else []
+    left_out = f"<p>{len(spread) - len(articles)} of {len(spread)} queries left out to keep the page small.</p>"
+    return HEADING, WORDS + "".join(articles) + left_out * (len(articles) < len(spread)) if articles else ""
 
 
 def _items(entry: Entry) -> list[dict[str, Any]]:
@@ -48,7 +49,7 @@ def _article(entries: Sequence[Entry]) -> str:
     counts = Counter(item["path"] for entry in entries for item in _items(entry))
     result = max(counts, key=lambda path: counts[path])  # of equals the one that stands first
     items = [next((item for item in _items(one) if item["path"] == result), _items(one)[0]) for one in entries]
-    largest = max(np.abs(evenly(item["looked"], side)).max() for item in items for side in ("query", "photo"))
+    largest = max(np.abs(evenly(item["looked"], side)).max() for item in items for side in ("query", "photo")) or 1.0
     rows = "".join(_row(entry, item, result, largest) for entry, item in zip(entries, items, strict=True))
     query, first = Path(entries[0]["query"]["path"]).name, entries[0]
     return (
@@ -93,11 +94,11 @@ def opened(path: str, box: Sequence[float] | None, upright: bool) -> Image.Image
     try:
         with Image.open(path) as photo:
             rgb = (ImageOps.exif_transpose(photo) if upright else photo).convert("RGB")
-    except (OSError, ValueError):
+        part = rgb.crop(tuple(round(edge) for edge in box)) if box else rgb  # pyright: ignore[reportArgumentType]
+        part.thumbnail(SIDES)
+    except (*BROKEN, OverflowError):  # the last of a box beyond all photos
         return None
-    part = rgb.crop(tuple(round(edge) for edge in box)) if box else rgb  # pyright: ignore[reportArgumentType]
-    part.thumbnail(SIDES)
-    return part
+    return part if all(part.size) else None
 
 
 def tinted(photo: Image.Image, shares: NDArray) -> Image.Image:
