@@ -175,7 +175,8 @@ def varying(each: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def shared(each: Sequence[Mapping[str, Any]], but: Iterable[str] = ()) -> str:
     """What all that have a key have in common, in words; "" where there is nothing to say."""
-    agreed = {key: value for one in each for key, value in one.items() if key not in {*varying(each), *but}}
+    different = {*varying(each), *but}
+    agreed = {key: value for one in each for key, value in one.items() if key not in different}
     return ", ".join(filter(None, (word(key, value) for key, value in agreed.items())))
 
 
