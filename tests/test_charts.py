@@ -59,8 +59,8 @@ def test_p_per_channel_counts_by_its_mean(write: Write, tmp_path: Path) -> None:
     assert [curve.x for curve in over_p(tmp_path)["landmarks, 224 px"]] == [(3.5,), (3, 4)]
 
 
-@pytest.mark.parametrize("p", [3.0, None, {"mean": None, "min": None, "max": None}])
-def test_one_p_makes_no_chart(write: Write, tmp_path: Path, p: Any) -> None:
+@pytest.mark.parametrize("p", [3.0, 3.35, None, {"mean": None, "min": None, "max": None}])
+def test_a_p_before_and_one_after_training_make_no_chart(write: Write, tmp_path: Path, p: Any) -> None:
     write("a", shelf(3, 0.4), result(0.5, p=p))
     assert over_p(tmp_path) == {}
 

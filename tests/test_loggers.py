@@ -276,7 +276,7 @@ def test_a_report_sends_its_tables_as_they_are(sent: Path) -> None:
 
 def test_a_report_sends_its_charts(sent: Path) -> None:
     names = {file.name.split("_")[0] for file in sent.glob("wandb/offline-run-*/files/media/html/charts/*.html")}
-    assert names == {"channels", "exponent", "precision", "training"}
+    assert names == {"channels", "precision", "training"}
 
 
 def test_a_report_sends_its_page_as_an_artifact(sent: Path) -> None:

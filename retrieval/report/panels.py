@@ -85,7 +85,7 @@ def resolution_panels(rows: Sequence[Row]) -> Panels:
 def exponent_panels(rows: Sequence[Row]) -> Panels:
     """What benchmarks compare by, in percent, over p, where a model has several p: a panel per benchmark, level,
     resolution and backbone, a curve per model. A trained model has the p that it ended with: points, which no line
-    joins."""
+    joins; one of them beside one untrained p would show what training did, not p."""
     panels: dict[str, dict[tuple[str, bool], list[Row]]] = defaultdict(lambda: defaultdict(list))
     of_backbone, crowded = backbones(rows), _crowded(rows)
     for benchmark, mine in by_benchmark(rows).items():
