@@ -120,6 +120,12 @@ def test_without_a_pair_the_best_two_trained_lines_are_compared(kept: Kept, tmp_
     assert [line.model.pooling for line in best_two(rows)] == ["gem", "max"]
 
 
+def test_the_best_two_were_judged_on_the_same_photos(kept: Kept, tmp_path: Path) -> None:
+    for pooling, value, images in (("gem", 0.9, 480), ("max", 0.8, 40), ("gap", 0.3, 480)):
+        kept(pooling, np.full(QUERIES, value), images=images)
+    assert [line.model.pooling for line in best_two(runs.collect([tmp_path]).rows)] == ["gem", "gap"]
+
+
 def test_one_line_makes_no_section(kept: Kept, tmp_path: Path) -> None:
     kept("gap", APS)
     assert html_of(tmp_path) == ""

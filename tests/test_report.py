@@ -94,6 +94,15 @@ def test_best_value_is_bold_where_nothing_was_trained(write: Write, tmp_path: Pa
     assert any("bold: the best untrained value" in sentence for sentence in notes.notes(rows))
 
 
+def test_the_best_is_that_of_those_judged_on_the_same_photos(write: Write, tmp_path: Path) -> None:
+    others = [result(0.9 - i / 10, images=40, pooling=pooling) for i, pooling in enumerate(("gem", "gap"))]
+    write("a", *others, result(0.4), result(0.3, pooling="gap"))
+    rows = runs.collect([tmp_path]).rows
+    cells = [line[5] for line in tables.tables(rows)[0].lines]
+    assert [cell.text for cell in cells if cell.best] == ["90.0", "40.0"]
+    assert any("bold: the best trained value of its column, of those judged on" in said for said in notes.notes(rows))
+
+
 def test_untrained_lines_are_pale_beside_trained_ones_alone(write: Write, tmp_path: Path) -> None:
     write("a", result(0.4, untrained=True), result(0.3, untrained=True, pooling="gap", settings="bbbb"))
     assert 'class="untrained"' not in page_of(tmp_path)

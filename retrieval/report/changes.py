@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from retrieval.report import photos
 from retrieval.report.differences import chosen, points
 from retrieval.report.kept import kept
-from retrieval.report.lines import Line, Row, by_benchmark, line_of
+from retrieval.report.lines import Line, Row, by_benchmark, judged_on, line_of
 from retrieval.report.page import bullets
 from retrieval.report.spread import mean_and_sd
 from retrieval.report.table import scroll
@@ -81,8 +81,8 @@ def changes(rows: Sequence[Row], pair: Sequence[str] = ()) -> tuple[str, str]:
 
 
 def best_two(rows: Sequence[Row]) -> list[Line]:
-    """The lines with the highest means on the benchmark that most lines were judged on, the best first; trained ones
-    alone where there are two."""
+    """The line with the highest mean on the benchmark that most lines were judged on, and the next of those judged on
+    the same photos; trained ones alone where there are two."""
     groups = by_benchmark(rows).values()
     mine = max(groups, key=lambda of_one: len({line_of(row) for row in of_one}))
     level, metric = levels(mine)[0], main_metric(mine)
@@ -92,7 +92,9 @@ def best_two(rows: Sequence[Row]) -> list[Line]:
     known = {line: mean for line, mean in means.items() if not math.isnan(mean)}
     trained = {line: mean for line, mean in known.items() if not line.model.untrained}
     among = trained if len(trained) > 1 else known
-    return sorted(among, key=lambda line: -among[line])[:2]
+    on = {line: judged_on(grid[line][column][0]) for line in among}
+    ranked = sorted(among, key=lambda line: -among[line])
+    return [line for line in ranked if on[line] == on[ranked[0]]][:2]
 
 
 def pairs(rows: Sequence[Row], lines: Sequence[Line], said: list[str]) -> Iterator[Pair]:

@@ -92,6 +92,11 @@ def evaluation(row: Row) -> tuple[str, ...]:
     return tuple(canonical({key: value for key, value in said.items() if value}) for said in either)
 
 
+def judged_on(row: Row) -> str:
+    """Equal for rows that were judged on the same photos by the same convention: others are no better or worse."""
+    return canonical({key: value for key, value in {**row["convention"], **sizes(row)}.items() if value})
+
+
 def sizes(row: Row) -> dict[str, Any]:
     return {key: row.get(key) for key in SIZES}
 

@@ -3,7 +3,17 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from retrieval.report.lines import Row, by_benchmark, conventions, evaluated, line_of, shared, sizes, varying
+from retrieval.report.lines import (
+    Row,
+    by_benchmark,
+    conventions,
+    evaluated,
+    judged_on,
+    line_of,
+    shared,
+    sizes,
+    varying,
+)
 from retrieval.report.tables import family, levels, line_labels, metrics, names
 
 DEFINITIONS = {
@@ -78,10 +88,12 @@ def _bold(rows: Sequence[Row]) -> str:
     """Which values are bold, in words: the tables of a level have the rows that have its metrics."""
     of = {at: [row for row in rows if any(n.rpartition("/")[0] == at for n in row["metrics"])] for at in levels(rows)}
     untrained = [all(row["untrained"] for row in of_level) for of_level in of.values()]
+    several = any(len({judged_on(row) for row in mine}) > 1 for mine in by_benchmark(rows).values())
+    column = "its column" + ", of those judged on the same photos in the same way" * several
     if all(untrained):
-        return "the best untrained value of its column"
+        return f"the best untrained value of {column}"
     alone = ", the best untrained one in a table without trained rows" if any(untrained) else ""
-    return f"the best trained value of its column{alone}"
+    return f"the best trained value of {column}{alone}"
 
 
 def _distinct(rows: Iterable[Row], key: str) -> str:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from retrieval.config import near
 from retrieval.report.configs import config_of
-from retrieval.report.lines import EVALUATED, SIZES, Row, canonical, natural
+from retrieval.report.lines import EVALUATED, SIZES, Row, natural
 from retrieval.report.points import Point, points
 from retrieval.report.spread import cell, fewer, highest, rounded
 from retrieval.report.table import Cell, Table
@@ -134,8 +134,7 @@ def _best(cells: Sequence[Sequence[Point]]) -> dict[tuple[Any, ...], str]:
 def _judged(of_cell: Sequence[Point]) -> tuple[Any, ...]:
     """Whether a cell is of untrained models, its benchmark with its photos, its resolution, level and metric."""
     first = of_cell[0]
-    photos = {key: value for key, value in first.facts.items() if key in SIZES or key.startswith("convention.")}
-    return first.facts["untrained"], *first.is_of[1:], canonical({key: x for key, x in photos.items() if x})
+    return first.facts["untrained"], *first.is_of[1:], first.judged_on
 
 
 def _split(splits: Mapping[str, Sequence[str]]) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from retrieval.config import near
 from retrieval.report.configs import config_of
-from retrieval.report.lines import EVALUATED, Line, Row, by_benchmark, evaluated, line_of, short, sizes
+from retrieval.report.lines import EVALUATED, Line, Row, by_benchmark, evaluated, judged_on, line_of, short, sizes
 from retrieval.report.tables import main_metric, metrics
 
 # What came out, what is different for every seed, and what stands in the table under another name.
@@ -22,6 +22,7 @@ class Point(NamedTuple):
     value: float
     seed: int
     is_of: tuple[Line, str, int, str, str]  # alike for points that differ in seed alone
+    judged_on: str
     facts: Mapping[str, Any]
 
     def says(self, key: str) -> str:
@@ -34,12 +35,12 @@ def points(rows: Sequence[Row], wanted: Sequence[str] = ()) -> Iterator[Point]:
         raise ValueError(f"no row has the metric {absent[0]!r}: {near(absent[0], metrics(rows))}")
     main = {benchmark: main_metric(mine) for benchmark, mine in by_benchmark(rows).items()}
     for row in rows:
-        facts = _facts(row)
+        facts, on = _facts(row), judged_on(row)
         for name, value in row["metrics"].items():
             level, _, metric = name.rpartition("/")
             if metric in (wanted or [main[row["benchmark"]]]):
                 is_of = (line_of(row), row["benchmark"], row["resolution"], level, metric)
-                yield Point(float(value), row["seed"], is_of, {**facts, "level": level, "metric": metric})
+                yield Point(float(value), row["seed"], is_of, on, {**facts, "level": level, "metric": metric})
 
 
 def text(key: str, value: Any) -> str:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from retrieval.report.lines import Line, Model, Row, line_of, model_of
+from retrieval.report.lines import Line, Model, Row, judged_on, line_of, model_of
 from retrieval.report.spread import cell, exponent, fewer, highest, rounded
 from retrieval.report.table import Cell, Table
 
@@ -144,7 +144,7 @@ def _pooling(model: Model) -> str:
 def _table(title: str, grid: Grid, level: str, rows: Sequence[Row], with_p: bool) -> Table:
     columns = columns_of(grid)
     untrained = all(line.model.untrained for line in grid)
-    best = {column: _best(grid, column, level, untrained) for column in columns}
+    best = _best(grid, level, untrained)
     header, words = opening(rows)
     lines = []
     for line, of_line in grid.items():
@@ -153,7 +153,8 @@ def _table(title: str, grid: Grid, level: str, rows: Sequence[Row], with_p: bool
         for column in columns:
             found = of_line.get(column, [])
             scored = values(found, level, column.metric)
-            leads = line.model.untrained == untrained and bool(found) and rounded(scored) == best[column]
+            fair = line.model.untrained == untrained and bool(found)
+            leads = fair and rounded(scored) == best[column, judged_on(found[0])]
             cells.append(cell(scored, leads, fewer(len(found), seeds)) if found else Cell("-"))
         p = [Cell(exponent(row for of_column in of_line.values() for row in of_column))] if with_p else []
         lines.append([*cells, *p])
@@ -165,7 +166,11 @@ def columns_of(grid: Grid) -> list[Column]:
     return sorted({column for of_line in grid.values() for column in of_line}, key=lambda column: column.order)
 
 
-def _best(grid: Grid, column: Column, level: str, untrained: bool) -> str:
-    """The highest mean of the (un)trained, as printed, so that values that read alike are all bold; "" without any."""
-    alike = [of[column] for line, of in grid.items() if line.model.untrained == untrained and column in of]
-    return highest(values(rows, level, column.metric) for rows in alike)
+def _best(grid: Grid, level: str, untrained: bool) -> dict[tuple[Column, str], str]:
+    """The highest mean of the (un)trained, as printed, so that values that read alike are all bold, by column and what
+    they were judged on; "" without any."""
+    alike: dict[tuple[Column, str], list[list[float]]] = {}
+    for line, of_line in grid.items():
+        for column, rows in of_line.items() if line.model.untrained == untrained else ():
+            alike.setdefault((column, judged_on(rows[0])), []).append(values(rows, level, column.metric))
+    return {where: highest(each) for where, each in alike.items()}
