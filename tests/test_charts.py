@@ -111,11 +111,17 @@ def test_the_data_of_a_chart_cannot_end_its_script() -> None:
     assert trace["name"] == "</script><b>" and "<b>&lt;/script&gt;&lt;b&gt;</b>" in trace["hovertemplate"]
 
 
+def test_a_name_is_told_as_it_is() -> None:
+    chart = curves.Chart({"": [curves.Curve('"%{x}"', [0], [1], said="%{y}")]}, "x")
+    (trace,) = plots.figure(chart, chart.panels[""], {'"%{x}"': "#000000"}).to_dict()["data"]
+    assert trace["hovertemplate"].startswith('<b>"%&#123;x}"</b>') and "%&#123;y}" in trace["hovertemplate"]
+
+
 def test_of_many_panels_one_is_chosen_and_of_few_all() -> None:
     for count in (2, 13):
         titles = [f"panel {i}" for i in range(count)]
         chart = curves.Chart({title: [curves.Curve("gem", [0], [1])] for title in titles}, "x", "y")
-        assert plots.panels(chart, {"gem": "#000000"}).count("<option selected>panel 0<") == (count > 12)
+        assert plots.panels(chart, {"gem": "#000000"}).count('value="panel 0" selected>') == (count > 12)
 
 
 def test_the_summary_names_the_best_and_the_next_line(write: Write, tmp_path: Path) -> None:

@@ -44,7 +44,10 @@ def _choice(titles: Sequence[str]) -> str:
     if len(titles) < 2:
         return ""
     chosen = titles[0] if len(titles) > MANY else None
-    options = "".join(f"<option{' selected' * (title == chosen)}>{html.escape(title)}</option>" for title in titles)
+    options = "".join(
+        f'<option value="{html.escape(title)}"{" selected" * (title == chosen)}>{html.escape(title)}</option>'
+        for title in titles
+    )
     return f'<label>Panel <select><option value="">all {len(titles)}</option>{options}</select></label>'
 
 
@@ -77,15 +80,18 @@ def _traces(curve: Curve, chart: Chart, colour: str) -> Iterator[graph_objects.S
     mode = "+".join(["lines"] * curve.joined + ["markers"] * curve.dotted)
     line = {"color": colour, "width": 2, "dash": "dash" if curve.untrained else "solid"}
     marker = {"color": colour, "size": 6, "symbol": "circle-open" if curve.untrained else "circle"}
-    said, text = (curve.said, None) if isinstance(curve.said, str) else ("%{text}", list(map(_plain, curve.said)))
+    if isinstance(curve.said, str):
+        said, text = _plain(curve.said), None
+    else:
+        said, text = "%{text}", [_plain(point) for point in curve.said]
     values = f"{chart.x} %{{x}}<br>{chart.y or 'value'} <b>%{{y:.4~g}}</b>"
-    told = {"text": text, "hovertemplate": f"<b>{_plain(curve.name)}</b><br>{values}<br>{_plain(said)}<extra></extra>"}
+    told = {"text": text, "hovertemplate": f"<b>{_plain(curve.name)}</b><br>{values}<br>{said}<extra></extra>"}
     yield graph_objects.Scatter(**group, x=x, y=y, mode=mode, line=line, marker=marker, **told)
 
 
 def _plain(text: str) -> str:
-    """Plotly reads a few tags in texts; these have none, but for the ends of lines."""
-    return html.escape(text).replace("\n", "<br>")
+    """Plotly reads a few tags in texts, and `%{x}`; these have none, but for the ends of lines."""
+    return html.escape(text, quote=False).replace("%{", "%&#123;").replace("\n", "<br>")
 
 
 def _numbers(values: Sequence[float]) -> np.ndarray:
