@@ -15,6 +15,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from test_report import ranking, result
 
 from retrieval.report import writing
+from retrieval.report.page import render
+from retrieval.report.table import Cell, Table
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
 DECILES = [f"p/d{i}" for i in range(1, 10)]
@@ -147,6 +149,15 @@ def test_another_click_reverses_and_what_is_none_stays_last(page: Page) -> None:
     for _ in range(2):
         header(page, "p").click()
     assert column(page, "p") == ["3.10 (2.00 to 4.20)", "3.06", "3.00", "3.00", "-", "-", "-"]
+
+
+def test_words_that_are_numbers_sort_as_numbers(browser: Browser) -> None:
+    lines = [[Cell(rate), Cell("50.0")] for rate in ("0.5", "1e-05", "-", "0.25", "0.001")]
+    table = Table("by rate", ["optimizer.lr", "mAP"], lines, names=1).html()
+    with browser.new_page() as page:
+        page.set_content(render("rates", [], [("Tables", table)]))
+        header(page, "optimizer.lr").click()
+        assert column(page, "optimizer.lr") == ["1e-05", "0.001", "0.25", "0.5", "-"]
 
 
 def test_a_sorted_column_says_so_and_no_other(page: Page) -> None:

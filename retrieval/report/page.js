@@ -30,8 +30,9 @@ function word(text) {
   return text === "-" ? null : text;
 }
 
+// Words that are numbers, as "0.25" and "1e-5" of a config's key, count as numbers.
 function compare(a, b) {
-  return typeof a === "string" ? a.localeCompare(b, "en", { numeric: true }) : a - b;
+  return isNaN(a) || isNaN(b) ? a.localeCompare(b, "en", { numeric: true }) : a - b;
 }
 
 // Charts that answer when pointed at take the place of the still ones, which remain for print.
