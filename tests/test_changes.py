@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from test_evaluation import off_the_shelf
 from test_report import ranking, result
@@ -54,6 +54,13 @@ def kept(tmp_path: Path, write: Callable[..., Path]) -> Kept:
         return folder
 
     return kept
+
+
+def encrypted(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    for entry in (match.start() for match in re.finditer(b"PK\x01\x02", content)):
+        content[entry + 8] |= 1  # of its flags the one that says so
+    file.write_bytes(content)
 
 
 def scrambled(file: Path) -> None:
@@ -138,13 +145,40 @@ def test_runs_that_kept_no_photos_get_a_plain_sentence(kept: Kept, tmp_path: Pat
     assert "landmarks at 224 px, seed 0: gem kept no query_paths of its queries: judge" in html_of(tmp_path)
 
 
-@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(b"PK"), scrambled])
+@pytest.mark.parametrize(
+    "damage", [lambda file: file.unlink(), lambda file: file.write_bytes(b"PK"), scrambled, encrypted]
+)
 def test_a_file_that_is_gone_or_broken_gets_a_plain_sentence(
     kept: Kept, tmp_path: Path, damage: Callable[[Path], object]
 ) -> None:
     kept("gap", APS)
     damage(kept("gem", APS + 0.1) / "q.npz")
     assert "what gem kept of its queries cannot be read" in html_of(tmp_path, "gem", "gap")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"top_marks": np.full((QUERIES, 10), 7, np.int8)}, {"top": np.full((QUERIES, 10), 99)},
+        {"top_scores": np.zeros((QUERIES, 3))}, {"query_boxes": np.zeros(4)}, {"query_paths": np.array("a")},
+        {"AP": np.array(["a"] * QUERIES)}, {"AP": np.zeros((QUERIES, 2))},
+    ],
+)  # fmt: skip
+def test_arrays_that_do_not_fit_get_a_plain_sentence(kept: Kept, tmp_path: Path, odd: dict[str, NDArray]) -> None:
+    kept("gap", APS)
+    file = kept("gem", APS + np.eye(QUERIES)[3] / 10) / "q.npz"
+    with np.load(file) as arrays:
+        np.savez(file, **{**arrays, **odd})
+    assert "the arrays that gem kept of its queries do not fit together" in html_of(tmp_path, "gem", "gap")
+
+
+@pytest.mark.parametrize("odd", [np.zeros(7), np.zeros((2, 101)), np.array(["a"] * 101), np.float64(1)])
+def test_precision_of_an_odd_shape_has_no_curve(kept: Kept, tmp_path: Path, odd: NDArray) -> None:
+    for seed, precision_of in enumerate((np.zeros(101), odd)):
+        file = kept("gap", APS, seed=seed) / "q.npz"
+        with np.load(file) as arrays:
+            np.savez(file, **arrays, precision=precision_of)
+    assert precision.precision_panels(runs.collect([tmp_path]).rows) == {}
 
 
 def test_lines_that_agree_on_every_query_get_a_plain_sentence(kept: Kept, tmp_path: Path) -> None:

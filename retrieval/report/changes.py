@@ -114,7 +114,7 @@ def pairs(rows: Sequence[Row], lines: Sequence[Line], said: list[str]) -> Iterat
 def _articles(rows: Sequence[Row], lines: Sequence[Line], said: list[str]) -> Iterator[str]:
     for pair in pairs(rows, lines, said):
         try:
-            first, second = _aligned([kept(row, (*TOPS, named(pair.level, pair.column.metric))) for row in pair.rows])
+            first, second = _aligned([_sound(row, named(pair.level, pair.column.metric)) for row in pair.rows])
         except Missing as error:
             said.append(f"{pair.where}: {error}.")
             continue
@@ -123,6 +123,26 @@ def _articles(rows: Sequence[Row], lines: Sequence[Line], said: list[str]) -> It
             said.append(f"{pair.where}: every query has the same {pair.metric} in both.")
         for q in found:
             yield _article(pair, (first, second), (float(ours[q]), float(theirs[q])), q)
+
+
+def _sound(row: Row, metric: str) -> dict[str, NDArray]:
+    """What a row kept of its queries; Missing where its arrays do not fit each other, see `retrieval.tops.arrays`."""
+    found = kept(row, (*TOPS, metric))
+    if not _fit(found, metric):
+        raise Missing(f"the arrays that {row['pooling']} kept of its queries do not fit together: judge it again")
+    return found
+
+
+def _fit(found: dict[str, NDArray], metric: str) -> bool:
+    count, top, marks = found["queries"].shape, found["top"], found["top_marks"]
+    wanted = {**dict.fromkeys(("query_paths", metric), count), "query_boxes": (*count, 4)}
+    wanted |= dict.fromkeys(("top", "top_marks", "top_scores"), (*count, *top.shape[1:2]))
+    kinds = {"top": "i", "top_marks": "i", **dict.fromkeys((metric, "query_boxes", "top_scores"), "fiu")}
+    return (
+        all(found[name].shape == shape for name, shape in wanted.items())
+        and all(found[name].dtype.kind in kind for name, kind in kinds.items())
+        and bool((top < len(found["top_photos"])).all() and (marks < len(MARKED)).all())
+    )
 
 
 def _aligned(each: Sequence[dict[str, NDArray]]) -> list[dict[str, NDArray]]:

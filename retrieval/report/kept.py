@@ -2,15 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from zipfile import BadZipFile
-from zlib import error as BrokenStream
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval import metrics
 from retrieval.report.lines import Row
-from retrieval.report.uncertainty import Missing
+from retrieval.report.uncertainty import BROKEN, Missing
 
 
 def kept(row: Row, names: Sequence[str]) -> dict[str, NDArray]:
@@ -24,7 +22,7 @@ def kept(row: Row, names: Sequence[str]) -> dict[str, NDArray]:
         with np.load(Path(row["folder"]) / row["per_query"], allow_pickle=False) as arrays:
             held = {metrics.mean_name(name): name for name in arrays.files}
             found = {name: arrays[held[name]] for name in names if name in held}
-    except (OSError, EOFError, ValueError, BadZipFile, BrokenStream) as error:
+    except BROKEN as error:
         raise Missing(f"what {row['pooling']} kept of its queries cannot be read: {error}") from error
     if absent := [name for name in names if name not in found]:
         raise Missing(f"{row['pooling']} kept no {absent[0]} of its queries: judge {row['folder']} again")

@@ -11,7 +11,6 @@ from retrieval.report.kept import kept
 from retrieval.report.lines import Row, by_benchmark
 from retrieval.report.panels import backbones
 from retrieval.report.tables import columns_of, gather, levels, main_metric, named, names
-from retrieval.report.uncertainty import Missing
 
 
 def precision_panels(rows: Sequence[Row]) -> dict[str, list[Curve]]:
@@ -38,7 +37,7 @@ def _mean(rows: Sequence[Row], level: str) -> NDArray[np.float64]:
     """(points,) in percent over rows that differ in seed; (0,) where one has none."""
     name = named(level, "precision")
     try:
-        curves = np.array([kept(row, [name])[name] for row in rows])
-    except Missing:
+        curves = np.array([kept(row, [name])[name] for row in rows], dtype=np.float64)
+    except ValueError:  # Missing, or of another shape for each seed
         return np.empty(0)
-    return 100 * curves.mean(0) if len(curves) and not np.isnan(curves).any() else np.empty(0)
+    return 100 * curves.mean(0) if curves.ndim == 2 and not np.isnan(curves).any() else np.empty(0)
