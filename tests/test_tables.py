@@ -212,6 +212,14 @@ def test_a_ranking_that_names_no_settings_claims_none_of_several(write: Write, t
     assert [entry["label"] for entry in entries] == ["gem", "gem, untrained"]
 
 
+def test_a_ranking_at_another_resolution_or_of_another_seed_says_so(write: Write, tmp_path: Path) -> None:
+    for pooling, resolution, seed in (("gap", 320, 0), ("gem", 320, 1), ("max", 224, 0), ("rmac", 320, 0)):
+        own: dict[str, Any] = {"pooling": pooling, "settings": pooling, "resolution": resolution, "seed": seed}
+        write(pooling, result(**own), rankings=[ranking("q.jpg", ["a.jpg"], **own)])
+    (entries,) = pictures.rankings(runs.collect([tmp_path]))
+    assert [entry["label"] for entry in entries] == ["gap", "gem, 320 px, seed 1", "max, 224 px, seed 0", "rmac"]
+
+
 @pytest.mark.parametrize("key", ["queries", "images", "skipped"])
 def test_other_numbers_of_photos_share_no_mean(write: Write, tmp_path: Path, key: str) -> None:
     write("a", result(0.4))

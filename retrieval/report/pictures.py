@@ -81,10 +81,17 @@ def rankings(found: Runs) -> list[list[dict[str, Any]]]:
                     label = labelled.get(line) or of_model[line.model] + ", untrained" * line.model.untrained
                     chosen[query][line] = {**entry, "label": label}
     return [
-        [lines[line] for line in sorted(lines, key=lambda line: line.order)]
+        _told_apart([lines[line] for line in sorted(lines, key=lambda line: line.order)])
         for _, lines in sorted(chosen.items())
         if lines
     ]
+
+
+def _told_apart(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A page says the resolution and seed of the first; labels of entries that have others say theirs."""
+    first, *others = [f"{entry['resolution']} px, seed {entry['seed']}" for entry in entries]
+    suffixes = ["", *(f", {other}" * (other != first) for other in others)]
+    return [{**entry, "label": entry["label"] + suffix} for entry, suffix in zip(entries, suffixes, strict=True)]
 
 
 def _line_of_entry(entry: dict[str, Any], rows: Iterable[Row]) -> Line | None:
