@@ -84,3 +84,16 @@ def test_times_of_two_devices_share_no_mean(write: Write, tmp_path: Path) -> Non
     write("b", result(seconds=1.0, seed=1, device="cuda"))
     (line,) = lines_of(tmp_path)
     assert (line["landmarks, 224 px (s) on cpu"], line["landmarks, 224 px (s) on cuda"]) == ("9.0", "1.0")
+
+
+def test_what_memory_is_meant_is_said_where_there_is_any(write: Write, tmp_path: Path) -> None:
+    write("a", result())
+    assert "peak memory" not in said(tmp_path)
+    write("b", result(peak_memory=2**30, seed=1))
+    assert "of the GPU or, without one, of the process" in said(tmp_path)
+
+
+@pytest.mark.parametrize("rate", [0, 1])
+def test_seconds_on_a_frozen_backbone_are_said_to_compare_no_poolings(write: Write, tmp_path: Path, rate: int) -> None:
+    write("a", result(training={"lr_multipliers": {"backbone": rate}}))
+    assert ("a frozen backbone may have read" in said(tmp_path)) == (rate == 0)

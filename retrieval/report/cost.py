@@ -17,6 +17,11 @@ SHARED = (
     "seconds are those of one pass over the photos of the benchmarks named, 'of n' where n poolings shared it; a pass "
     "that went on where another had stopped has its own part alone."
 )
+PEAK = "peak memory is that of training, of the GPU or, without one, of the process."
+FROZEN = (
+    "a pass on a frozen backbone may have read the features that an earlier pass kept: its seconds do not compare "
+    "poolings."
+)
 
 
 class Photos(NamedTuple):
@@ -57,7 +62,8 @@ def cost(rows: Sequence[Row]) -> tuple[list[Table], list[str]]:
         [*words[line], *(of[line] for of in kept.values())] for line in sorted(passes, key=lambda line: line.order)
     ]
     left_out = sum(map(len, passes.values())) - sum(map(len, made.values()))
-    return [Table(TITLE, [*header, *kept], lines, len(header))], _notes(bool(timed or left_out), left_out)
+    said = [*_peak(rows), *_notes(bool(timed or left_out), left_out), *_frozen(rows)]
+    return [Table(TITLE, [*header, *kept], lines, len(header))], said
 
 
 def passes_of(rows: Sequence[Row]) -> list[Pass]:
@@ -133,3 +139,13 @@ def _titled(photos: Photos, several: bool) -> str:
 def _notes(timed: bool, left_out: int) -> list[str]:
     fast = f"{left_out} faster than {START} s and {1000 * PER_PHOTO:g} ms a photo read descriptors that were kept, and "
     return [f"{TITLE}: {SHARED}" + (f" Of the passes {fast}are left out." if left_out else "")] if timed else []
+
+
+def _peak(rows: Sequence[Row]) -> list[str]:
+    return [f"{TITLE}: {PEAK}"] if any(row.get("peak_memory") is not None for row in rows) else []
+
+
+def _frozen(rows: Sequence[Row]) -> list[str]:
+    rates = [(row.get("training") or {}).get("lr_multipliers") for row in rows]
+    frozen = any(isinstance(rate, dict) and rate.get("backbone") == 0 for rate in rates)
+    return [f"{TITLE}: {FROZEN}"] if frozen else []
