@@ -212,6 +212,13 @@ def test_a_ranking_that_names_no_settings_claims_none_of_several(write: Write, t
     assert [entry["label"] for entry in entries] == ["gem", "gem, untrained"]
 
 
+def test_what_contents_are_is_said_where_they_differ(write: Write, tmp_path: Path) -> None:
+    write("a", result(convention={"contents": "aaaa"}))
+    assert "a hash of the photos" not in said(tmp_path)
+    write("b", result(convention={"contents": "bbbb"}, seed=1))
+    assert "contents: a hash of the photos" in said(tmp_path)
+
+
 def test_a_ranking_at_another_resolution_or_of_another_seed_says_so(write: Write, tmp_path: Path) -> None:
     for pooling, resolution, seed in (("gap", 320, 0), ("gem", 320, 1), ("max", 224, 0), ("rmac", 320, 0)):
         own: dict[str, Any] = {"pooling": pooling, "settings": pooling, "resolution": resolution, "seed": seed}

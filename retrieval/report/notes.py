@@ -80,6 +80,10 @@ def _evaluations(rows: Sequence[Row]) -> list[str]:
     if differing:
         keys = ", ".join(key.replace("_", " ") for key in dict.fromkeys(differing))
         said.append(f"Lines differ in how they were evaluated ({keys}); no mean is taken over lines.")
+    if "contents" in differing:
+        said.append(
+            "contents: a hash of the photos judged and of what is right; lines of different ones do not compare."
+        )
     agreed = shared(each, but=["dtype"])  # said beside the device
     return [*said, f"All rows: {agreed}."] if agreed else said
 
