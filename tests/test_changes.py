@@ -243,7 +243,7 @@ def test_a_picture_says_its_similarity_its_strongest_position_and_what_is_no_pos
     Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
     entry = seen(str(tmp_path / "a.png"), [[0.2, 0.2], [0.2, 0.2]], [[0.6, 0.0], [0.0, 0.1]])
     content = looked.looked([[entry]])[1]
-    assert "similarity 0.80, of which in no position 0.00 of the query and 0.10 of the photo" in content
+    assert "similarity 0.80 (0.10 of the photo in no position)" in content
     assert "query, up to 1.0 times" in content and "right, up to 3.0 times" in content
 
 

@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from numpy.typing import NDArray
 
-from retrieval import metrics
 from retrieval.report.lines import Row
-from retrieval.report.uncertainty import BROKEN, Missing
+from retrieval.report.uncertainty import BROKEN, Missing, arrays
 
 
 def kept(row: Row, names: Sequence[str]) -> dict[str, NDArray]:
@@ -19,9 +17,7 @@ def kept(row: Row, names: Sequence[str]) -> dict[str, NDArray]:
     if not row.get("per_query"):
         raise Missing(f"{row['pooling']} kept nothing of its queries: judge {row['folder']} again")
     try:
-        with np.load(Path(row["folder"]) / row["per_query"], allow_pickle=False) as arrays:
-            held = {metrics.mean_name(name): name for name in arrays.files}
-            found = {name: arrays[held[name]] for name in names if name in held}
+        found = arrays(Path(row["folder"]) / row["per_query"], names)
     except BROKEN as error:
         raise Missing(f"what {row['pooling']} kept of its queries cannot be read: {error}") from error
     if absent := [name for name in names if name not in found]:

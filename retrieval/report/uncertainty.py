@@ -134,19 +134,24 @@ def _macro(rows: Sequence[Row], level: str, metric: str) -> Cell | None:
     return cell(known) if len(known) == len(rows) and told_apart else None
 
 
+def arrays(file: Path, names: Sequence[str]) -> dict[str, NDArray]:
+    """Those of the names that a `.npz` holds, `mAP` standing for the `AP` of each query; raises one of BROKEN."""
+    with np.load(file, allow_pickle=False) as held:
+        by_mean = {metrics.mean_name(name): name for name in held.files}
+        return {name: held[by_mean[name]] for name in names if name in by_mean}
+
+
 def _read(row: Row, metric: str) -> PerQuery:
     if not row.get("per_query"):
         raise Missing(f"the rows in {row['folder']} name no values per query: judge that run again")
     file = Path(row["folder"]) / row["per_query"]
     wanted = ("queries", "landmarks", metric)
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            by_mean = {metrics.mean_name(name): name for name in arrays.files}
-            found = {name: arrays[by_mean[name]] for name in wanted if name in by_mean}
+        found = arrays(file, wanted)
     except BROKEN as error:
         raise Missing(f"{file} cannot be read: {error}") from error
     if absent := [name for name in wanted if name not in found]:
-        raise Missing(f"{file} has nothing per query for {absent[0]}, it has {', '.join(by_mean)}")
+        raise Missing(f"{file} has nothing per query for {absent[0]}")
     if (
         len({of.shape for of in found.values()}) > 1
         or found["queries"].ndim != 1
