@@ -14,7 +14,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 from test_report import ranking, result
 
-from retrieval.report import writing
+from retrieval.report import looked, writing
 from retrieval.report.page import render
 from retrieval.report.table import Cell, Table
 
@@ -216,6 +216,19 @@ def test_one_panel_can_be_chosen(page: Page) -> None:
 def test_the_page_does_not_scroll_sideways(opened: Open, width: int) -> None:
     page = opened(viewport={"width": width, "height": 740})
     assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_pictures_of_where_models_looked_stay_in_their_place(browser: Browser, tmp_path: Path, width: int) -> None:
+    wide = photo(tmp_path / "wide.jpg", np.random.default_rng(0), (640, 200))
+    entry = ranking(wide, [wide], label="gem") | {"query": {"path": wide}}
+    entry["top"][0]["looked"] = {"query": [[0.8]], "photo": [[0.8]], "similarity": 0.8}
+    with browser.new_page(viewport={"width": width, "height": 740}) as page:
+        page.set_content(render("looked", [], [looked.looked([[entry, entry]])]))
+        over = """all => all.map(img => img.getBoundingClientRect().right
+        - img.closest(".ranked").getBoundingClientRect().right)"""
+        assert max(page.locator(".looked img").evaluate_all(over)) <= 0
+        assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
