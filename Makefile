@@ -15,6 +15,7 @@ SHRINK = whitening=pca_shrinkage whitening.dim=256
 EXPAND = 'rerank=[alpha_qe]' rerank.alpha_qe.k=10
 RERANK = 'rerank=[database_augmentation],[k_reciprocal],[diffusion],[superglobal]'
 
+STUDY ?= runs/gem_vs_gap
 FACTORS ?= runs/factors
 LEARN = PHOTOS=$(PHOTOS) WEIGHTS=$(WEIGHTS) $(BIN)/python train.py -m experiment=photos pooling=gem seed=0,1,2 \
 	extract.batch_size=4 resume=auto hydra.sweep.dir=$(FACTORS)
@@ -23,7 +24,7 @@ MIXED = 'data.resolutions=[224,320,448]'
 BASE = 'gem (loss=arcface, sampler=landmarks)'
 WHITE = head=whitening head.start=pca head.out_dim=256
 
-.PHONY: help setup demo test check photos factors poolings settings figures clean
+.PHONY: help setup demo study test check photos factors poolings settings figures clean
 
 help:            ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -44,6 +45,10 @@ demo: setup      ## train gap, max, gem and strided_conv on the embedded landmar
 	$(BIN)/python -m retrieval.report $(DEMO)
 	@cat $(DEMO)/report.md
 	@echo "The table, the curve of p and ranked photos: $(CURDIR)/$(DEMO)/report.html"
+
+study: setup     ## the demo with three seeds: GeM against GAP with intervals and tests
+	$(BIN)/python train.py experiment=gem_vs_gap hydra.sweep.dir=$(STUDY)
+	$(BIN)/python -m retrieval.report $(STUDY) --compare gem gap
 
 test: setup      ## all tests (those marked gpu skip without one)
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
@@ -84,9 +89,9 @@ settings: setup  ## scales, whitening and re-ranking on one network: PHOTOS=DIR 
 	$(JUDGE)/shrink_rerank $(SHRINK) $(RERANK)
 	$(BIN)/python -m retrieval.report $(SETTINGS) --against 'gem, 1 scale'
 
-figures: setup   ## tables and pictures of README.md from DEMO=, SWEEP=, FACTORS=, SHELF= and SETTINGS=DIR
-	$(BIN)/python -m retrieval.report $(DEMO) --insert README.md --marker demo --only 'mAP, Medium' 'with 95 % intervals, Medium' \
-		--charts docs/demo
+figures: setup   ## tables and pictures of README.md from STUDY=, SWEEP=, FACTORS=, SHELF= and SETTINGS=DIR
+	$(BIN)/python -m retrieval.report $(STUDY) --compare gem gap --insert README.md --marker study \
+		--only 'mAP, Medium' 'minus' --charts docs/demo
 	$(BIN)/python -m retrieval.report $(SWEEP) --insert README.md --marker photos --only mAP 'mP@k' --charts $(SWEEP)/charts
 	$(BIN)/python -m retrieval.report $(SHELF) --insert README.md --marker poolings --only mAP 'mP@k' --charts $(SHELF)/charts
 	$(BIN)/python -m retrieval.report $(SETTINGS) --against 'gem, 1 scale' --insert README.md --marker settings \
