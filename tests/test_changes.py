@@ -142,7 +142,7 @@ def test_runs_that_kept_no_photos_get_a_plain_sentence(kept: Kept, tmp_path: Pat
     kept("gap", APS)
     old = kept("gem", APS + 0.1)
     np.savez(old / "q.npz", queries=np.arange(3), landmarks=np.arange(3), AP=np.zeros(3))
-    assert "landmarks at 224 px, seed 0: gem kept no query_paths of its queries: judge" in html_of(tmp_path)
+    assert "was judged by a version that kept no query_paths: judge it again" in html_of(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_each_table_is_a_csv_file_of_unrounded_numbers(write: Write, tmp_path: P
     for seed, value in enumerate((0.41234, 0.43456)):
         write(f"{seed}", result(value, seed=seed))
     writing.write([tmp_path], tmp_path)
-    with (tmp_path / "tables/map.csv").open() as file:
+    with (tmp_path / "report_tables/map.csv").open() as file:
         (line,) = csv.DictReader(file)
     found = {name: float(line[f"landmarks, 224 px{name}"]) for name in ("", ", sd", ", n")}
     assert found == pytest.approx({"": 42.345, ", sd": 100 * 0.02222 / 2**0.5, ", n": 2})

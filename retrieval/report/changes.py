@@ -71,7 +71,7 @@ def changes(rows: Sequence[Row], pair: Sequence[str] = ()) -> tuple[str, str]:
     if len(shown) < len(articles):
         said.append(f"{len(articles) - len(shown)} of {len(articles)} queries are left out to keep the page small.")
     labels = [html.escape(line_labels(rows)[line]) for line in lines]
-    which = "" if pair else " (the best two lines; --compare A B chooses others)"
+    which = "" if pair else " (the best, and the next of another pooling; --compare A B chooses others)"
     words = (
         f"<p>From <b>{labels[1]}</b> to <b>{labels[0]}</b>{which}: at most {EACH} queries that gained most and {EACH} "
         "that lost most on each benchmark, of one seed. Single queries say where two models differ, not which one is "
@@ -82,7 +82,7 @@ def changes(rows: Sequence[Row], pair: Sequence[str] = ()) -> tuple[str, str]:
 
 def best_two(rows: Sequence[Row]) -> list[Line]:
     """The line with the highest mean on the benchmark that most lines were judged on, and the next of those judged on
-    the same photos; trained ones alone where there are two."""
+    the same photos, of another pooling where there is one; trained ones alone where there are two."""
     groups = by_benchmark(rows).values()
     mine = max(groups, key=lambda of_one: len({line_of(row) for row in of_one}))
     level, metric = levels(mine)[0], main_metric(mine)
@@ -93,8 +93,9 @@ def best_two(rows: Sequence[Row]) -> list[Line]:
     trained = {line: mean for line, mean in known.items() if not line.model.untrained}
     among = trained if len(trained) > 1 else known
     on = {line: judged_on(grid[line][column][0]) for line in among}
-    ranked = sorted(among, key=lambda line: -among[line])
-    return [line for line in ranked if on[line] == on[ranked[0]]][:2]
+    first, *others = sorted(among, key=lambda line: -among[line])
+    alike = [line for line in others if on[line] == on[first]]
+    return [first, *sorted(alike, key=lambda line: line.model.pooling == first.model.pooling)[:1]]
 
 
 def pairs(rows: Sequence[Row], lines: Sequence[Line], said: list[str]) -> Iterator[Pair]:

@@ -21,5 +21,5 @@ def kept(row: Row, names: Sequence[str]) -> dict[str, NDArray]:
     except BROKEN as error:
         raise Missing(f"what {row['pooling']} kept of its queries cannot be read: {error}") from error
     if absent := [name for name in names if name not in found]:
-        raise Missing(f"{row['pooling']} kept no {absent[0]} of its queries: judge {row['folder']} again")
+        raise Missing(f"{row['folder']} was judged by a version that kept no {absent[0]}: judge it again")
     return found

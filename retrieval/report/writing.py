@@ -77,8 +77,8 @@ def report_of(
 
 
 def write(dirs: Sequence[Path], output: Path | None = None) -> Path:
-    """Write `report.md`, `.tex`, `.csv`, `.html` and `tables/*.csv` into `output` (the first of `dirs`); the page's
-    path."""
+    """Write `report.md`, `.tex`, `.csv`, `.html` and `report_tables/*.csv` into `output` (the first of `dirs`); the
+    page's path."""
     return write_files(report_of(collect(dirs)), output or dirs[0])
 
 
@@ -99,7 +99,7 @@ def write_files(report: Report, output: Path) -> Path:
     _put(output / "report.md", f"# Results\n\n{markdown(report)}{warned}")
     _put(output / "report.tex", latex(report))
     _write_csv(report.found.rows, output / "report.csv")
-    _write_tables(report.tables, output / "tables")
+    _write_tables(report.tables, output / "report_tables")
     path = output / "report.html"
     _put(path, _page(report))
     return path
@@ -120,6 +120,8 @@ def _write_csv(rows: Iterable[Row], file: Path) -> None:
 
 def _write_tables(tables: Iterable[Table], folder: Path) -> None:
     folder.mkdir(exist_ok=True)
+    for earlier in folder.glob("*.csv"):  # of tables that this report has not
+        earlier.unlink()
     for name, table in named(tables).items():
         with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8", errors="replace") as lines:
             csv.writer(lines).writerows(table.records())
