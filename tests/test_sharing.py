@@ -239,6 +239,22 @@ def test_descriptors_from_kept_features_are_the_same_to_the_bit(
             assert np.array_equal(one, other)
 
 
+@pytest.mark.parametrize("other", [{"mean": [0.0, 0.0, 0.0]}, {"kwargs": {"output_stride": 8}}])
+def test_features_are_kept_apart_where_weights_are_alike_and_the_backbone_is_not(
+    photos: Path, tmp_path: Path, other: dict[str, Any]
+) -> None:
+    listed, extract = [Photo(str(next(photos.rglob("*.jpg"))))], extraction.Extract([64], workers=0)
+    usual = TimmBackbone("test_resnet")
+    changed = TimmBackbone("test_resnet", **other)
+    changed.load_state_dict(usual.state_dict())
+    models = [Embedder(backbone, GlobalMax(usual.dim), nn.Identity()) for backbone in (usual, changed)]
+    alone = extraction.describe(models[1], [photo.path for photo in listed], 64)
+    for model in models:
+        frozen.freeze(model.backbone, tmp_path)
+    kept = [extraction.describe_each([model], listed, 64, extract)[0] for model in models]
+    assert np.array_equal(kept[1], alone) and not np.array_equal(*kept)
+
+
 def test_features_of_photos_that_come_together_once_are_not_kept(photos: Path, tmp_path: Path) -> None:
     backbone, listed = TimmBackbone("test_resnet"), [Photo(str(path)) for path in sorted(photos.rglob("*.jpg"))]
     model, extract = Embedder(backbone, GlobalMax(backbone.dim), nn.Identity()), extraction.Extract([48], workers=0)
