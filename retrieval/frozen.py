@@ -149,6 +149,13 @@ class Frozen:
         return [one for one in said if one["passes"] > 0]
 
 
+class Unkept(Frozen):
+    """Keeps no features: in place of the other where nothing may be written."""
+
+    def maps(self, *_: Any, **__: Any) -> None:
+        return None
+
+
 class TrainingFeatures(Sequence[Features]):
     """The features of training photos, one by one, at one scale."""
 
