@@ -49,6 +49,8 @@ class Claimed:
         self._say(folder, state="running", error=None, started=time.time(), ended=None)
         error_file = self.sweep_dir / folder / ERROR
         error_file.unlink(missing_ok=True)
+        if "resume" not in cfg:  # judged again, from descriptors that are kept; a training finds what it has
+            (self.sweep_dir / folder / "results.json").unlink(missing_ok=True)
         try:
             value = self.task(cfg)
         except Exception as error:
