@@ -77,6 +77,24 @@ def test_the_same_call_again_runs_only_what_failed(failing: Any, photos: Path) -
     assert [len(rows(sweep, job.folder)) for job in plan.read(sweep)] == [1] * 4
 
 
+def test_a_job_that_was_killed_when_all_was_judged_is_judged_again(photos: Path, tmp_path: Path) -> None:
+    assert called("eval", photos, tmp_path / "sweep", "pooling=gap").returncode == 0
+    (job,) = plan.read(tmp_path / "sweep")
+    plan.update(tmp_path / "sweep", job.folder, state="running")
+    again = called("eval", photos, tmp_path / "sweep", "pooling=gap")
+    assert again.returncode == 0, again.stderr
+    assert len(rows(tmp_path / "sweep", job.folder)) == 1
+
+
+def test_words_of_a_sweep_may_name_the_folder_of_each_job(photos: Path, tmp_path: Path) -> None:
+    words = ["pooling=gap,max", "extract.store=${output_dir}/store", "hydra.sweep.subdir=${names.pooling}/${seed}/"]
+    for _ in range(2):
+        ended = called("eval", photos, tmp_path / "sweep", *words)
+        assert ended.returncode == 0, ended.stderr
+    assert [job.folder for job in plan.read(tmp_path / "sweep")] == ["gap/0", "max/0"]
+    assert all(list((tmp_path / f"sweep/{name}/0/store").iterdir()) for name in ("gap", "max"))
+
+
 @pytest.fixture(scope="module")
 def killed(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training sweep killed in its second job."""
@@ -161,6 +179,30 @@ def test_jobs_are_told_apart_by_what_differs(planned: Path) -> None:
 def test_where_a_job_logs_makes_no_other_job(planned: Path) -> None:
     same = wanted({"pooling": "gap", "seed": 0, "logger": "csv", "cache": "elsewhere", "resume": "auto"})
     assert plan.lay_out(planned, "train", [same])[0].folder == "0_job"
+
+
+def test_a_job_that_is_not_done_is_run_as_the_later_call_says(planned: Path) -> None:
+    plan.update(planned, "0_job", state="failed")
+    plan.update(planned, "1_job", state="done")
+    later = [wanted({"pooling": pooling, "seed": 0, "logger": "csv"}) for pooling in ("gap", "gem")]
+    failed, done = plan.lay_out(planned, "train", later)
+    assert "logger=csv" in failed.overrides and "logger=csv" not in done.overrides
+
+
+def test_the_workers_of_a_stream_make_another_job() -> None:
+    streams = [{"sampler": {"_target_": None}, "data": {"workers": count}} for count in (1, 2)]
+    files = [{**one, "sampler": {"_target_": "retrieval.data.batching.LandmarkBatches"}} for one in streams]
+    assert plan.identity(streams[0]) != plan.identity(streams[1])
+    assert plan.identity(files[0]) == plan.identity(files[1])
+
+
+def test_a_value_below_the_folder_of_a_job_makes_no_other_job(tmp_path: Path) -> None:
+    def at(number: int) -> tuple[str, dict[str, Any]]:
+        folder = f"{number}_job"
+        return folder, {"output_dir": str(tmp_path / folder), "extract": {"store": str(tmp_path / folder / "store")}}
+
+    for _ in range(2):
+        assert [job.folder for job in plan.lay_out(tmp_path, "eval", [Wanted([], at)])] == ["0_job"]
 
 
 def test_the_folder_of_another_script_is_refused(planned: Path) -> None:

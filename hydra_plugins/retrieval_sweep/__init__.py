@@ -4,6 +4,7 @@ Hydra finds plug-ins in this name space alone. `Planning`, a callback of every c
 chosen launcher; the sweeper (basic, optuna) calls it as it would call that one.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from copy import deepcopy
@@ -51,7 +52,7 @@ class PlannedLauncher(Launcher):
         from retrieval import config as of_jobs
         from retrieval.sweep.jobs import Claimed
 
-        of_jobs.refuse_shared(config.hydra.overrides.task)
+        of_jobs.refuse_shared(OmegaConf.to_container(config.hydra.overrides.task, resolve=False))
         self.context, self.sweep_dir = hydra_context, Path(config.hydra.sweep.dir).absolute()
         self.config, self.script = deepcopy(config), str(config.hydra.job.config_name)
         with read_write(self.config), open_dict(self.config):
@@ -88,7 +89,7 @@ class PlannedLauncher(Launcher):
         def at(number: int) -> tuple[str, dict[str, Any]]:
             _set(cfg.hydra.job, num=number, id=str(number))
             HydraConfig.instance().set_config(cfg)  # which interpolations read
-            folder = str(cfg.hydra.sweep.subdir)
+            folder = os.path.normpath(str(cfg.hydra.sweep.subdir))
             _set(cfg.hydra.runtime, output_dir=str(self.sweep_dir / folder))
             HydraConfig.instance().set_config(cfg)
             plain: Any = OmegaConf.to_container(
