@@ -42,7 +42,7 @@ def judging(photos: Path, folder: Path, *words: str) -> DictConfig:
 def sweep(folder: Path, jobs: Sequence[DictConfig]) -> None:
     """The plan of a sweep whose jobs are still to be done."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = [Path(cfg.output_dir).name for cfg in jobs]
+    names = [Path(cfg.output_dir).relative_to(folder).as_posix() for cfg in jobs]
     told = [{"job": i, "folder": name, "state": "waiting"} for i, name in enumerate(names)]
     (folder / "sweep.json").write_text(json.dumps({"script": "eval", "jobs": told}))
     (folder / "configs.json").write_text(json.dumps(dict(zip(names, map(plain, jobs), strict=True))))
@@ -133,6 +133,14 @@ def test_jobs_that_are_done_or_pass_other_photos_are_no_companions(photos: Path,
     plan["jobs"][1]["state"] = "done"
     (tmp_path / "sweep/sweep.json").write_text(json.dumps(plan))
     assert companions.sharing(tmp_path / "sweep/0") == []
+
+
+def test_jobs_some_folders_deep_share_a_pass_and_say_what_that_saved(photos: Path, tmp_path: Path) -> None:
+    words = {"gap/0": "pooling=gap", "gem/0": "pooling=gem"}
+    jobs = [judging(photos, tmp_path / f"sweep/{folder}", word) for folder, word in words.items()]
+    sweep(tmp_path / "sweep", jobs)
+    assert [row["poolings_in_pass"] for row in evaluation.from_config(jobs[0], set())] == [2, 2]
+    assert saved(tmp_path / "sweep")
 
 
 def test_a_job_without_a_sweep_has_no_companions(tmp_path: Path) -> None:
