@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from small_runs import TINY
 
+from hydra_plugins.retrieval_sweep import _quoted
 from retrieval.config import InputError
 from retrieval.sweep import jobs, plan
 from retrieval.sweep.plan import Job, Wanted
@@ -238,14 +240,29 @@ def test_jobs_that_a_launcher_did_not_come_to_are_launched_again(planned: Path) 
     """As where joblib gives up all its work because the system killed one of its processes."""
     launched: list[list[str]] = []
 
-    def start(left: list[Job]) -> None:
+    def start(left: list[Job]) -> list[None]:
         launched.append([job.folder for job in left])
         plan.update(planned, left[0].folder, state="running")  # and holds no lock
         if len(launched) == 1:
             raise RuntimeError("a worker was killed")
         plan.update(planned, left[0].folder, state="done")
+        return [None]
 
     jobs.run_all(planned, plan.read(planned), start)
     assert launched == [["0_job", "1_job"], ["1_job"]]
     assert plan.read(planned)[0].error == "its process ended: RuntimeError: a worker was killed"
     assert states(planned) == ["failed", "done"]
+
+
+def test_a_job_that_fails_before_its_turn_counts_as_failed(planned: Path) -> None:
+    jobs.run_all(planned, plan.read(planned), lambda left: [PermissionError("job.lock"), None])
+    assert [(job.state, job.error) for job in plan.read(planned)] == [
+        ("failed", "PermissionError: job.lock"),
+        ("waiting", None),
+    ]
+
+
+@pytest.mark.parametrize("folder", ["a b,c", "it's", "a\\\\b", "a\\'b", "{a}=1", "ends\\"])
+def test_hydra_reads_the_folder_of_a_job_as_it_is(folder: str) -> None:
+    (override,) = OverridesParser.create().parse_overrides([f"hydra.sweep.subdir={_quoted(folder)}"])
+    assert override.value() == folder
