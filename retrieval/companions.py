@@ -41,7 +41,7 @@ def of(output_dir: Path, backbone: TimmBackbone, extract: Extract) -> list[Candi
     others = [OmegaConf.create(dict(cfg)) for cfg in sharing(output_dir)]
     with torch.random.fork_rng(devices=[]):
         for cfg in others:
-            with suppress(InputError):
+            with suppress(InputError, RuntimeError, OSError):
                 torch.set_rng_state(drawn(cfg.seed))
                 built = candidates.described(cfg, resolution_of(cfg), backbone)
                 for one in built:
