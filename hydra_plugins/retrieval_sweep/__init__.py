@@ -53,7 +53,8 @@ class PlannedLauncher(Launcher):
         from retrieval import config as of_jobs
         from retrieval.sweep.jobs import Claimed
 
-        of_jobs.refuse_shared(OmegaConf.to_container(config.hydra.overrides.task, resolve=False))
+        words: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+        of_jobs.refuse_shared(words)
         self.context, self.sweep_dir = hydra_context, Path(config.hydra.sweep.dir).absolute()
         self.config, self.script = deepcopy(config), str(config.hydra.job.config_name)
         with read_write(self.config), open_dict(self.config):
