@@ -51,8 +51,8 @@ class TimmBackbone(nn.Module):
         if pretrained and weights:
             raise InputError(f"give backbone.pretrained or backbone.weights, not both (weights = {weights})")
         state = read_weights(weights) if weights else None
-        self.name = name
-        self.model = create(name, bool(pretrained), kwargs := dict(kwargs or {}))
+        self.name, self.kwargs = name, dict(kwargs or {})
+        self.model = create(name, bool(pretrained), self.kwargs)
         if state is not None:
             load_weights(self.model, state, str(weights))
         cfg = self.model.pretrained_cfg
@@ -63,7 +63,7 @@ class TimmBackbone(nn.Module):
         self._compiled: Callable[[Any, Tensor], Tensor] | None = None
         self._cls = int(any("cls_token" in key for key, _ in self.model.named_parameters()))
         self._skipped = int(getattr(self.model, "num_prefix_tokens", self._cls))  # CLS, distillation, registers
-        self._measure(input_size(self.model, kwargs))
+        self._measure(input_size(self.model, self.kwargs))
         if self._stride is None:
             self.model.to(memory_format=torch.channels_last)
 

@@ -41,7 +41,7 @@ def of(output_dir: Path, backbone: TimmBackbone, extract: Extract) -> list[Candi
     others = [OmegaConf.create(dict(cfg)) for cfg in sharing(output_dir)]
     with torch.random.fork_rng(devices=[]):
         for cfg in others:
-            with suppress(InputError):
+            with suppress(InputError, RuntimeError, OSError):
                 torch.set_rng_state(drawn(cfg.seed))
                 built = candidates.described(cfg, resolution_of(cfg), backbone)
                 for one in built:
@@ -53,12 +53,12 @@ def of(output_dir: Path, backbone: TimmBackbone, extract: Extract) -> list[Candi
 def sharing(output_dir: Path) -> list[Config]:
     """Configs of the jobs that are not done and whose photos pass the same backbone in the same way; one for each
     model."""
-    sweep = output_dir.parent
-    if not ((sweep / "sweep.json").is_file() and (sweep / "configs.json").is_file()):
+    sweep = sweep_of(output_dir)
+    if sweep is None or not (sweep / "configs.json").is_file():
         return []
     configs: dict[str, Config] = json.loads((sweep / "configs.json").read_text())
     done = {job["folder"] for job in json.loads((sweep / "sweep.json").read_text())["jobs"] if job["state"] == "done"}
-    own = configs.pop(output_dir.name, None)
+    own = configs.pop(output_dir.relative_to(sweep).as_posix(), None)
     if own is None or not untrained(own):
         return []
     alike = [
@@ -67,6 +67,11 @@ def sharing(output_dir: Path) -> list[Config]:
         if folder not in done and untrained(cfg) and passed(cfg) == passed(own) and model(cfg) != model(own)
     ]
     return list({json.dumps(model(cfg), sort_keys=True): cfg for cfg in alike}.values())
+
+
+def sweep_of(output_dir: Path) -> Path | None:
+    """The folder of the sweep that a job's folder lies in, however deep; None without one."""
+    return next((folder for folder in output_dir.parents if (folder / "sweep.json").is_file()), None)
 
 
 def untrained(cfg: Config) -> bool:

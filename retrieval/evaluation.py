@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from numpy.typing import NDArray
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from retrieval import candidates, embedder, extraction, passes, processes, published, vocabulary, whitening
 from retrieval.benchmarks import Benchmark
-from retrieval.config import InputError, build, chosen
+from retrieval.config import InputError, build, chosen, load_yaml
 from retrieval.data.images import Photo
 from retrieval.descriptors import Descriptors, Rows
 from retrieval.embedder import Embedder
@@ -22,7 +22,7 @@ from retrieval.heads import Whitening
 from retrieval.looking import look
 from retrieval.method import Method
 from retrieval.results import Row, contents, keep, keep_whitening, rankings, row
-from retrieval.subjects import Subject, backbone_name
+from retrieval.subjects import Subject, backbone_name, deciding, plain
 from retrieval.together import describe_together
 from retrieval.tops import Tops
 
@@ -243,8 +243,9 @@ def refuse_other(output_dir: Path, found: Sequence[candidates.Candidate], rows: 
     file = output_dir / "results.json"
     complete = file.is_file() and len(json.loads(file.read_text())) >= rows
     saved = [output_dir / candidate.folder / "config.yaml" for candidate in found]
-    wanted = [OmegaConf.to_yaml(embedder.completed(candidate.cfg, candidate.model)) for candidate in found]
-    same = all(not path.is_file() or path.read_text() == text for path, text in zip(saved, wanted, strict=True))
+    wanted = [deciding(plain(embedder.completed(candidate.cfg, candidate.model))) for candidate in found]
+    held = [deciding(plain(load_yaml(path))) if path.is_file() else None for path in saved]
+    same = all(there in (None, asked) for there, asked in zip(held, wanted, strict=True))
     if complete or not same or not any(path.is_file() for path in saved):
         refuse_used(output_dir)
 

@@ -20,7 +20,7 @@ from retrieval.data.images import Photo
 from retrieval.embedder import Embedder
 from retrieval.extraction import DTYPES, Extract
 from retrieval.features import Features
-from retrieval.store import Batches, Store
+from retrieval.store import VERSIONS, Batches, Store
 
 LIMIT = 20e9  # bytes in the folder, at the most; and never more than half of what the disk has left
 
@@ -88,6 +88,7 @@ class Frozen:
         they would take too much room."""
         backbone = embedder.backbone
         made_of = store.made_of(backbone, photos, extract, resolution) | {"multiple": multiple or backbone.multiple}
+        made_of |= {"backbone": described(backbone), "versions": VERSIONS}
         made_of.pop("aggregate")
         folder = self.folder / store.digest(made_of)
         if folder in self.refused or not (folder.is_dir() or self.room(backbone, photos, resolution, extract, made_of)):
@@ -148,6 +149,13 @@ class Frozen:
         return [one for one in said if one["passes"] > 0]
 
 
+class Unkept(Frozen):
+    """Keeps no features: in place of the other where nothing may be written."""
+
+    def maps(self, *_: Any, **__: Any) -> None:
+        return None
+
+
 class TrainingFeatures(Sequence[Features]):
     """The features of training photos, one by one, at one scale."""
 
@@ -186,6 +194,11 @@ def freeze(backbone: TimmBackbone, folder: Path) -> None:
     backbone.requires_grad_(False)
     backbone.frozen = Frozen(folder)
     backbone.eval()
+
+
+def described(backbone: TimmBackbone) -> str:
+    """What decides features beside weights: a stride that `kwargs` set, or another mean, leaves the weights alike."""
+    return repr((backbone.name, sorted(backbone.kwargs.items()), backbone.mean, backbone.std))
 
 
 def size_of(backbone: TimmBackbone, size: images.Size, extract: Extract) -> float:

@@ -14,8 +14,8 @@ from retrieval.data.images import Photo
 from retrieval.descriptors import Descriptors, joined
 from retrieval.embedder import Embedder
 from retrieval.extraction import Extract
-from retrieval.results import VERSIONS, append
-from retrieval.store import Counted, Store
+from retrieval.results import append
+from retrieval.store import VERSIONS, Counted, Store
 from retrieval.subjects import Subject, label
 
 Kept = tuple[Store, Embedder]

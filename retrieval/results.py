@@ -20,12 +20,12 @@ from retrieval.benchmarks import Benchmark
 from retrieval.embedder import Embedder
 from retrieval.heads import Whitening
 from retrieval.search import FAISS_VERSION
+from retrieval.store import VERSIONS
 from retrieval.subjects import Subject, digest, label
 from retrieval.tops import MARKS, Tops, arrays, marks, photo_path
 from retrieval.whitening import save
 
 Row = dict[str, Any]
-VERSIONS = {library: version(library) for library in ("torch", "timm", "lightning", "numpy", "pillow")}
 JUDGED_BY = {"faiss": FAISS_VERSION, "scipy": version("scipy")}
 SAID = re.compile(r"mAP$|mAP@100$|micro-AP$|mP@10$|recall@1$")  # what the terminal shows
 NOT_OWN = ("metrics", "macro", "intervals", "search_recall", "seconds", "poolings_in_pass")  # of a row: what came out

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from retrieval.config import InputError, chosen, load_yaml
 from retrieval.evaluation import refuse_used
 from retrieval.results import Row
-from retrieval.subjects import FREE, leaves, plain
+from retrieval.subjects import decides, leaves, plain
 
 FOUND = (
     "backbone.mean",
@@ -46,13 +46,9 @@ def begun(cfg: DictConfig, output_dir: Path) -> bool:
 
 
 def free(key: str, cfg: DictConfig) -> bool:
-    """Whether a run may go on with another value: a stream's photos, alone, depend on how many workers read them, and
-    the best checkpoint of a run with held-out landmarks is known by its path."""
-    streamed = cfg.sampler.get("_target_") is None
-    if key == "output_dir" and cfg.data.get("validation"):
-        return False
-    shown = key == "trainer.enable_progress_bar"
-    return shown or key.split(".")[0] in FREE or (key.endswith("workers") and not (streamed and key == "data.workers"))
+    """Whether a run may go on with another value: the best checkpoint of one with held-out landmarks is known by its
+    path."""
+    return not decides(key, cfg) and not (key == "output_dir" and cfg.data.get("validation"))
 
 
 def finished(cfg: DictConfig, output_dir: Path) -> list[Row] | None:

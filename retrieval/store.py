@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,6 +32,7 @@ from retrieval.extraction import Extract
 
 SHARD = 512  # photos, at the least: what a killed process loses at the most
 DTYPES = ("float32", "float16")
+VERSIONS = {library: version(library) for library in ("torch", "timm", "lightning", "numpy", "pillow")}
 HERE = Path(__file__).parent
 # Read when the module is: what a running program computes does not change with its files.
 CODE = hashlib.sha256(

@@ -125,6 +125,18 @@ def plain(cfg: Any) -> Any:
     return OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
 
 
+def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a plain config, by dotted name, that decide what comes out."""
+    return {key: value for key, value in leaves(config) if decides(key, config)}
+
+
+def decides(key: str, config: Mapping[str, Any]) -> bool:
+    """Whether a dotted name decides weights or rows: a stream's photos, alone, depend on how many workers read them."""
+    streamed = not (config.get("sampler") or {}).get("_target_")
+    loading = key.endswith("workers") and not (streamed and key == "data.workers")
+    return not (loading or key == "trainer.enable_progress_bar" or key.split(".")[0] in FREE)
+
+
 def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
     """Every value of nested dictionaries with its dotted name; lists are values."""
     if not isinstance(value, dict):

@@ -227,3 +227,12 @@ def test_a_trained_run_keeps_its_files(photos: Path, tmp_path: Path) -> None:
 def test_the_peak_of_memory_is_told_on_a_gpu(photos: Path, tmp_path: Path) -> None:
     told = cost.cost_of(tiny(photos, tmp_path / "run", "trainer.accelerator=gpu"), "train")
     assert told.memory is not None and told.memory > 4 * told.parameters
+
+
+@pytest.mark.parametrize("more", ["layer_decay=1.0", "layer_decay=0.9"])
+def test_what_a_frozen_backbone_costs_is_told_without_describing_all_photos(
+    photos: Path, tmp_path: Path, more: str
+) -> None:
+    steady = ["data.aspect=native", "data.crop=1", "data.flip=false", "data.jitter=0"]
+    cost.cost_of(tiny(photos, tmp_path / "run", "lr_multipliers.backbone=0", *steady, more), "train")
+    assert not (tmp_path / "features").exists()

@@ -279,6 +279,13 @@ def test_a_call_that_was_killed_goes_on_when_it_is_made_again(photos: Path, tmp_
     assert [row["metrics"] for row in again] == [row["metrics"] for row in whole]
 
 
+def test_a_call_that_was_killed_goes_on_with_other_workers_and_another_cache(photos: Path, tmp_path: Path) -> None:
+    off_the_shelf(photos, tmp_path / "run", "extract.resolutions=[48]", "extract.workers=0")
+    (tmp_path / "run/results.json").unlink()
+    more = ["extract.workers=1", f"cache={tmp_path / 'elsewhere'}"]
+    assert len(off_the_shelf(photos, tmp_path / "run", "extract.resolutions=[48]", *more)) == 1
+
+
 def test_random_weights_are_not_judged_without_a_word(photos: Path, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"test_resnet is judged with random weights: backbone\.pretrained=true"):
         off_the_shelf(photos, tmp_path, "extract.resolutions=[48]")

@@ -27,7 +27,7 @@ from wandb.wandb_agent import Agent
 
 from retrieval import training
 from retrieval.callbacks import WandbLogger
-from retrieval.callbacks.loggers import final
+from retrieval.callbacks.loggers import final, names
 from retrieval.config import CONFIGS, InputError
 from retrieval.extraction import NotFinite
 from retrieval.report.__main__ import main
@@ -157,6 +157,11 @@ def test_wandb_has_the_whole_config(run: Path) -> None:
 def test_jobs_of_a_sweep_share_a_group_and_are_named_by_their_folders(run: Path) -> None:
     (begun,) = all_of(run, "run")
     assert (begun.run_group, begun.display_name) == ("poolings", "0_gem")
+
+
+def test_a_job_some_folders_deep_is_in_the_group_of_its_sweep(tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text("{}")
+    assert names(tmp_path / "gem/0") == {"id": None, "name": "gem/0", "group": tmp_path.name}
 
 
 def test_event_files_have_every_number_of_every_row_where_the_curves_end(run: Path) -> None:

@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from safetensors.torch import load, load_file
 
 from retrieval import config, store, training
+from retrieval.callbacks import Clock
 from retrieval.callbacks.checkpoints import Latest, newest, random_state, restore, whole
 from retrieval.config import InputError
 
@@ -159,6 +160,12 @@ def test_a_run_killed_while_it_is_judged_is_judged_again(whole_run: Path, photos
     training.fit(configured(photos, out, "trainer.max_epochs=1"))
     found = json.loads((out / "results.json").read_text())
     assert [row["metrics"] for row in found] == [row["metrics"] for row in expected]
+
+
+def test_a_call_that_has_only_to_judge_adds_no_training_seconds() -> None:
+    clock = Clock()
+    clock.load_state_dict({"seconds": 7.0})
+    assert clock.state_dict() == {"seconds": 7.0}
 
 
 def test_a_run_on_tuples_goes_on_within_an_epoch_with_the_tuples_that_it_had(photos: Path, tmp_path: Path) -> None:

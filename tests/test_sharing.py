@@ -42,7 +42,7 @@ def judging(photos: Path, folder: Path, *words: str) -> DictConfig:
 def sweep(folder: Path, jobs: Sequence[DictConfig]) -> None:
     """The plan of a sweep whose jobs are still to be done."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = [Path(cfg.output_dir).name for cfg in jobs]
+    names = [Path(cfg.output_dir).relative_to(folder).as_posix() for cfg in jobs]
     told = [{"job": i, "folder": name, "state": "waiting"} for i, name in enumerate(names)]
     (folder / "sweep.json").write_text(json.dumps({"script": "eval", "jobs": told}))
     (folder / "configs.json").write_text(json.dumps(dict(zip(names, map(plain, jobs), strict=True))))
@@ -117,6 +117,13 @@ def test_a_model_of_another_job_that_fails_leaves_this_one_its_rows(photos: Path
     assert len(evaluation.from_config(jobs[0], set())) == 2
 
 
+def test_a_model_of_another_job_that_torch_cannot_make_leaves_this_one_its_rows(photos: Path, tmp_path: Path) -> None:
+    words = [["pooling=gap"], ["head=linear", "head.out_dim=-3"]]
+    jobs = [judging(photos, tmp_path / f"sweep/{i}", *one) for i, one in enumerate(words)]
+    sweep(tmp_path / "sweep", jobs)
+    assert len(evaluation.from_config(jobs[0], set())) == 2
+
+
 def test_backbones_of_random_weights_are_shared_within_a_seed(photos: Path, tmp_path: Path) -> None:
     words = [["pooling=gap", "seed=0"], ["pooling=gem", "seed=0"], ["pooling=gem", "seed=1"]]
     jobs = [judging(photos, tmp_path / f"sweep/{i}", *one) for i, one in enumerate(words)]
@@ -133,6 +140,14 @@ def test_jobs_that_are_done_or_pass_other_photos_are_no_companions(photos: Path,
     plan["jobs"][1]["state"] = "done"
     (tmp_path / "sweep/sweep.json").write_text(json.dumps(plan))
     assert companions.sharing(tmp_path / "sweep/0") == []
+
+
+def test_jobs_some_folders_deep_share_a_pass_and_say_what_that_saved(photos: Path, tmp_path: Path) -> None:
+    words = {"gap/0": "pooling=gap", "gem/0": "pooling=gem"}
+    jobs = [judging(photos, tmp_path / f"sweep/{folder}", word) for folder, word in words.items()]
+    sweep(tmp_path / "sweep", jobs)
+    assert [row["poolings_in_pass"] for row in evaluation.from_config(jobs[0], set())] == [2, 2]
+    assert saved(tmp_path / "sweep")
 
 
 def test_a_job_without_a_sweep_has_no_companions(tmp_path: Path) -> None:
@@ -237,6 +252,22 @@ def test_descriptors_from_kept_features_are_the_same_to_the_bit(
     for _ in range(2):
         for one, other in zip(extraction.describe_each(models, listed, 64, extract), usual, strict=True):
             assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("other", [{"mean": [0.0, 0.0, 0.0]}, {"kwargs": {"output_stride": 8}}])
+def test_features_are_kept_apart_where_weights_are_alike_and_the_backbone_is_not(
+    photos: Path, tmp_path: Path, other: dict[str, Any]
+) -> None:
+    listed, extract = [Photo(str(next(photos.rglob("*.jpg"))))], extraction.Extract([64], workers=0)
+    usual = TimmBackbone("test_resnet")
+    changed = TimmBackbone("test_resnet", **other)
+    changed.load_state_dict(usual.state_dict())
+    models = [Embedder(backbone, GlobalMax(usual.dim), nn.Identity()) for backbone in (usual, changed)]
+    alone = extraction.describe(models[1], [photo.path for photo in listed], 64)
+    for model in models:
+        frozen.freeze(model.backbone, tmp_path)
+    kept = [extraction.describe_each([model], listed, 64, extract)[0] for model in models]
+    assert np.array_equal(kept[1], alone) and not np.array_equal(kept[0], kept[1])
 
 
 def test_features_of_photos_that_come_together_once_are_not_kept(photos: Path, tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from small_runs import TINY
 
+from hydra_plugins.retrieval_sweep import _quoted
 from retrieval.config import InputError
 from retrieval.sweep import jobs, plan
 from retrieval.sweep.plan import Job, Wanted
@@ -75,6 +77,24 @@ def test_the_same_call_again_runs_only_what_failed(failing: Any, photos: Path) -
     after = {job.job: job.started for job in plan.read(sweep)}
     assert [after[job] == before[job] for job in range(4)] == [True, True, False, False]
     assert [len(rows(sweep, job.folder)) for job in plan.read(sweep)] == [1] * 4
+
+
+def test_a_job_that_was_killed_when_all_was_judged_is_judged_again(photos: Path, tmp_path: Path) -> None:
+    assert called("eval", photos, tmp_path / "sweep", "pooling=gap").returncode == 0
+    (job,) = plan.read(tmp_path / "sweep")
+    plan.update(tmp_path / "sweep", job.folder, state="running")
+    again = called("eval", photos, tmp_path / "sweep", "pooling=gap")
+    assert again.returncode == 0, again.stderr
+    assert len(rows(tmp_path / "sweep", job.folder)) == 1
+
+
+def test_words_of_a_sweep_may_name_the_folder_of_each_job(photos: Path, tmp_path: Path) -> None:
+    words = ["pooling=gap,max", "extract.store=${output_dir}/store", "hydra.sweep.subdir=${names.pooling}/${seed}/"]
+    for _ in range(2):
+        ended = called("eval", photos, tmp_path / "sweep", *words)
+        assert ended.returncode == 0, ended.stderr
+    assert [job.folder for job in plan.read(tmp_path / "sweep")] == ["gap/0", "max/0"]
+    assert all(list((tmp_path / f"sweep/{name}/0/store").iterdir()) for name in ("gap", "max"))
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +183,30 @@ def test_where_a_job_logs_makes_no_other_job(planned: Path) -> None:
     assert plan.lay_out(planned, "train", [same])[0].folder == "0_job"
 
 
+def test_a_job_that_is_not_done_is_run_as_the_later_call_says(planned: Path) -> None:
+    plan.update(planned, "0_job", state="failed")
+    plan.update(planned, "1_job", state="done")
+    later = [wanted({"pooling": pooling, "seed": 0, "logger": "csv"}) for pooling in ("gap", "gem")]
+    failed, done = plan.lay_out(planned, "train", later)
+    assert "logger=csv" in failed.overrides and "logger=csv" not in done.overrides
+
+
+def test_the_workers_of_a_stream_make_another_job() -> None:
+    streams = [{"sampler": {"_target_": None}, "data": {"workers": count}} for count in (1, 2)]
+    files = [{**one, "sampler": {"_target_": "retrieval.data.batching.LandmarkBatches"}} for one in streams]
+    assert plan.identity(streams[0]) != plan.identity(streams[1])
+    assert plan.identity(files[0]) == plan.identity(files[1])
+
+
+def test_a_value_below_the_folder_of_a_job_makes_no_other_job(tmp_path: Path) -> None:
+    def at(number: int) -> tuple[str, dict[str, Any]]:
+        folder = f"{number}_job"
+        return folder, {"output_dir": str(tmp_path / folder), "extract": {"store": str(tmp_path / folder / "store")}}
+
+    for _ in range(2):
+        assert [job.folder for job in plan.lay_out(tmp_path, "eval", [Wanted([], at)])] == ["0_job"]
+
+
 def test_the_folder_of_another_script_is_refused(planned: Path) -> None:
     with pytest.raises(InputError, match=r"is a sweep of train\.py"):
         plan.lay_out(planned, "eval", [wanted({"pooling": "gap"})])
@@ -196,14 +240,29 @@ def test_jobs_that_a_launcher_did_not_come_to_are_launched_again(planned: Path) 
     """As where joblib gives up all its work because the system killed one of its processes."""
     launched: list[list[str]] = []
 
-    def start(left: list[Job]) -> None:
+    def start(left: list[Job]) -> list[None]:
         launched.append([job.folder for job in left])
         plan.update(planned, left[0].folder, state="running")  # and holds no lock
         if len(launched) == 1:
             raise RuntimeError("a worker was killed")
         plan.update(planned, left[0].folder, state="done")
+        return [None]
 
     jobs.run_all(planned, plan.read(planned), start)
     assert launched == [["0_job", "1_job"], ["1_job"]]
     assert plan.read(planned)[0].error == "its process ended: RuntimeError: a worker was killed"
     assert states(planned) == ["failed", "done"]
+
+
+def test_a_job_that_fails_before_its_turn_counts_as_failed(planned: Path) -> None:
+    jobs.run_all(planned, plan.read(planned), lambda left: [PermissionError("job.lock"), None])
+    assert [(job.state, job.error) for job in plan.read(planned)] == [
+        ("failed", "PermissionError: job.lock"),
+        ("waiting", None),
+    ]
+
+
+@pytest.mark.parametrize("folder", ["a b,c", "it's", "a\\\\b", "a\\'b", "{a}=1", "ends\\"])
+def test_hydra_reads_the_folder_of_a_job_as_it_is(folder: str) -> None:
+    (override,) = OverridesParser.create().parse_overrides([f"hydra.sweep.subdir={_quoted(folder)}"])
+    assert override.value() == folder

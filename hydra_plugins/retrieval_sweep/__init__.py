@@ -4,6 +4,8 @@ Hydra finds plug-ins in this name space alone. `Planning`, a callback of every c
 chosen launcher; the sweeper (basic, optuna) calls it as it would call that one.
 """
 
+import os
+import re
 import sys
 from collections.abc import Sequence
 from copy import deepcopy
@@ -51,7 +53,8 @@ class PlannedLauncher(Launcher):
         from retrieval import config as of_jobs
         from retrieval.sweep.jobs import Claimed
 
-        of_jobs.refuse_shared(config.hydra.overrides.task)
+        words: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+        of_jobs.refuse_shared(words)
         self.context, self.sweep_dir = hydra_context, Path(config.hydra.sweep.dir).absolute()
         self.config, self.script = deepcopy(config), str(config.hydra.job.config_name)
         with read_write(self.config), open_dict(self.config):
@@ -71,8 +74,9 @@ class PlannedLauncher(Launcher):
             return [_returned(list(overrides), None) for overrides in job_overrides]
         agreed = jobs.agreed(self.config, self.sweep_dir, self.script, wanted)
 
-        def start(left: list[plan.Job]) -> None:
-            self.inner.launch([[*job.overrides, *self._added(job)] for job in left], initial_job_idx)
+        def start(left: list[plan.Job]) -> list[BaseException | None]:
+            ended = self.inner.launch([[*job.overrides, *self._added(job)] for job in left], initial_job_idx)
+            return [one._return_value if one.status is JobStatus.FAILED else None for one in ended]
 
         with overview.watching(self.sweep_dir):
             jobs.run_all(self.sweep_dir, agreed, start)
@@ -88,7 +92,7 @@ class PlannedLauncher(Launcher):
         def at(number: int) -> tuple[str, dict[str, Any]]:
             _set(cfg.hydra.job, num=number, id=str(number))
             HydraConfig.instance().set_config(cfg)  # which interpolations read
-            folder = str(cfg.hydra.sweep.subdir)
+            folder = os.path.normpath(str(cfg.hydra.sweep.subdir))
             _set(cfg.hydra.runtime, output_dir=str(self.sweep_dir / folder))
             HydraConfig.instance().set_config(cfg)
             plain: Any = OmegaConf.to_container(
@@ -101,11 +105,16 @@ class PlannedLauncher(Launcher):
 
     def _added(self, job: Any) -> list[str]:
         """What a job is told besides: its folder, to go on where it was killed, to leave progress to the overview."""
-        quoted = job.folder.replace("\\", "\\\\").replace("'", "\\'")
-        words = [f"hydra.sweep.subdir='{quoted}'"]
+        words = [f"hydra.sweep.subdir={_quoted(job.folder)}"]
         usual = {"resume": "auto", "trainer.enable_progress_bar": "false"} if self.script == "train" else {}
         said = {word.lstrip("+").split("=")[0] for word in job.overrides}
         return words + [f"{key}={value}" for key, value in usual.items() if key not in said]
+
+
+def _quoted(text: str) -> str:
+    """As a value that Hydra reads as it is: a backslash counts double before a quote alone."""
+    escaped = re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
+    return f"'{escaped}'"
 
 
 def _returned(overrides: list[str], value: Any) -> JobReturn:

@@ -18,14 +18,15 @@ class Clock(pl.Callback):
     this process without its loaders; None where the system does not tell."""
 
     def __init__(self) -> None:
-        self.seconds, self.began = 0.0, time.perf_counter()
+        self.seconds = 0.0  # of earlier calls
+        self.began: float | None = None  # where a run is killed after its last step, the next call trains no more
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self.began = time.perf_counter()
         forget_peak()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds + time.perf_counter() - self.began}
+        return {"seconds": self.seconds + (0.0 if self.began is None else time.perf_counter() - self.began)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds = state_dict["seconds"]

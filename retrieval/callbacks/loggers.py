@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from torch import Tensor
 
 from retrieval import processes
+from retrieval.companions import sweep_of
 from retrieval.config import InputError
 from retrieval.results import Row, printed
 from retrieval.resume import leaves
@@ -45,11 +46,11 @@ def names(output_dir: Path) -> dict[str, str | None]:
         return {}
     folder = output_dir.resolve()
     begun = sorted(folder.glob("wandb/*run-*/run-*.wandb"))
-    in_sweep = (folder.parent / "sweep.json").is_file()
+    sweep = sweep_of(folder)
     return {
         "id": begun[-1].stem.removeprefix("run-") if begun else None,
-        "name": folder.name,
-        "group": folder.parent.name if in_sweep else None,
+        "name": folder.relative_to(sweep or folder.parent).as_posix(),
+        "group": sweep.name if sweep else None,
     }
 
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from retrieval import config, extraction, launch, processes, resume, training
+from retrieval import config, extraction, frozen, launch, processes, resume, training
 from retrieval.config import InputError
 from retrieval.evaluation import Asked
 from retrieval.optimization import steps_of
@@ -26,7 +26,8 @@ FREE = ("seed", "output_dir", "logger", "cache")  # of which a cost does not dep
 NOTES = (
     "GFLOPs: of one square photo, in convolutions and matrix products, a multiply-add as 2.",
     "Times: extrapolated from a few steps and batches. Judging takes at most so long, as descriptors that lie in the",
-    "cache are not computed again. Not counted: search and re-ranking, checkpoints, what is fitted to training photos.",
+    "cache are not computed again; nor are the features of a frozen backbone, which are counted at each look and step.",
+    "Not counted: search and re-ranking, checkpoints, what is fitted to training photos.",
 )
 
 
@@ -84,6 +85,8 @@ def of_training(cfg: DictConfig) -> Cost:
     start, sharing, cfg = time.perf_counter(), shared_by(cfg), alone(cfg)
     parts = Parts.of(cfg)
     building, module, device = time.perf_counter() - start, parts.module, parts.trainer.strategy.root_device
+    if kept := module.embedder.backbone.frozen:
+        module.embedder.backbone.frozen = frozen.Unkept(kept.folder)
     models, (steps, each) = [module.embedder], steps_of(len(parts.data.batches), parts.trainer)
     judging = seconds(models, looks(parts.benchmarks, parts.method, parts.extract, 1 + cfg.evaluate_untrained))
     between = seconds(models, looks_while_training(parts, math.ceil(steps / each)))

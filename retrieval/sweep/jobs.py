@@ -49,6 +49,8 @@ class Claimed:
         self._say(folder, state="running", error=None, started=time.time(), ended=None)
         error_file = self.sweep_dir / folder / ERROR
         error_file.unlink(missing_ok=True)
+        if "resume" not in cfg:  # judged again, from descriptors that are kept; a training finds what it has
+            (self.sweep_dir / folder / "results.json").unlink(missing_ok=True)
         try:
             value = self.task(cfg)
         except Exception as error:
@@ -90,8 +92,8 @@ def left(jobs: Sequence[Job]) -> list[Job]:
     return list({job.folder: job for job in jobs if job.state not in ("done", "running")}.values())
 
 
-def run_all(sweep_dir: Path, jobs: Sequence[Job], start: Callable[[list[Job]], object]) -> None:
-    """Launch jobs until each has run, whatever kills a process on the way.
+def run_all(sweep_dir: Path, jobs: Sequence[Job], start: Callable[[list[Job]], Sequence[BaseException | None]]) -> None:
+    """Launch jobs until each has run, whatever kills a process on the way; start: what each job raised.
 
     A launcher gives up where one of its processes is killed, for lack of memory say: that job counts as failed, and
     those that it had not come to are launched again.
@@ -99,8 +101,7 @@ def run_all(sweep_dir: Path, jobs: Sequence[Job], start: Callable[[list[Job]], o
     waiting = left(jobs)
     while waiting:
         try:
-            start(waiting)
-            return
+            return note_unbegun(sweep_dir, waiting, start(waiting))
         except Exception as error:
             states = settled(sweep_dir, waiting)
             dead = [job for job in states if job.state == "killed"]
@@ -110,6 +111,14 @@ def run_all(sweep_dir: Path, jobs: Sequence[Job], start: Callable[[list[Job]], o
             if len(again) == len(waiting):
                 raise
             waiting = again
+
+
+def note_unbegun(sweep_dir: Path, jobs: Sequence[Job], errors: Sequence[BaseException | None]) -> None:
+    """Put down as failed what failed before it was a job's turn, of which its launcher alone knows."""
+    states = {job.folder: job.state for job in plan.read(sweep_dir)}
+    for job, error in zip(jobs, errors, strict=True):
+        if error is not None and states[job.folder] == "waiting":
+            plan.update(sweep_dir, job.folder, state="failed", error=said(error))
 
 
 def settled(sweep_dir: Path, jobs: Sequence[Job]) -> list[Job]:

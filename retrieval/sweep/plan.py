@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig
 
 from retrieval.config import InputError
-from retrieval.subjects import FREE, digest, leaves
+from retrieval.subjects import deciding, digest
 
 State = Literal["waiting", "running", "done", "failed", "stopped", "killed"]
 
@@ -72,21 +72,26 @@ def lay_out(sweep_dir: Path, script: str, wanted: Sequence[Wanted]) -> list[Job]
     sweep_dir.mkdir(parents=True, exist_ok=True)
     with _locked(sweep_dir):
         jobs, known = (_written(sweep_dir, script), configs(sweep_dir)) if _planned(sweep_dir) else ([], {})
-        by_config = {identity(known[job.folder]): job.folder for job in jobs if job.folder in known}
-        places = []
-        for one in wanted:
-            folder, config = one.at(len(jobs))
-            own = identity(config)
-            if own not in by_config:
-                job = Job(len(jobs), folder, one.overrides)
-                refuse_taken(job, jobs)
-                jobs, known[folder], by_config[own] = [*jobs, job], config, folder
-            places.append(by_config[own])
+        places = {identity(known[job.folder]): job.job for job in jobs if job.folder in known}
+        numbers = [_place(one, jobs, known, places) for one in wanted]
         jobs = told_apart(jobs)
         _write(sweep_dir / CONFIGS, known)
         _write(sweep_dir / PLAN, {"script": script, "jobs": [asdict(job) for job in jobs]})
-    of = {job.folder: job for job in jobs}
-    return [_seen(of[folder], sweep_dir) for folder in places]
+    return [_seen(jobs[number], sweep_dir) for number in numbers]
+
+
+def _place(one: Wanted, jobs: list[Job], known: dict[str, dict[str, Any]], places: dict[str, int]) -> int:
+    """The number of the job, which joins the others if it is new. One that is not done is run as this call says: with
+    the workers, the logger, ... that it names."""
+    folder, config = one.at(len(jobs))
+    number = places.setdefault(identity(config), len(jobs))
+    if number == len(jobs):
+        refuse_taken(job := Job(number, folder, one.overrides), jobs)
+        jobs.append(job)
+        known[folder] = config
+    elif jobs[number].state != "done":
+        jobs[number] = replace(jobs[number], overrides=one.overrides)
+    return number
 
 
 def unwritten(wanted: Sequence[Wanted]) -> tuple[list[DictConfig], list[dict[str, str]]]:
@@ -109,8 +114,8 @@ def update(sweep_dir: Path, folder: str, **changes: Any) -> None:
 
 def identity(config: Mapping[str, Any]) -> str:
     """Alike for configs that make one job: where it writes, what it logs and how photos are loaded is left aside."""
-    kept = {key: value for key, value in leaves(config) if key.split(".")[0] not in FREE}
-    return digest({key: value for key, value in kept.items() if not key.endswith(("workers", "enable_progress_bar"))})
+    folder = json.dumps(config.get("output_dir", "OUTPUT_DIR"))[1:-1]  # a store may lie below it
+    return digest(json.dumps(deciding(config), sort_keys=True, default=str).replace(folder, "OUTPUT_DIR"))
 
 
 def told_apart(jobs: Sequence[Job]) -> list[Job]:

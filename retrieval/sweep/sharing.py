@@ -8,7 +8,7 @@ from typing import Any
 
 def saved(sweep_dir: Path) -> str:
     """In a sentence or two; "" where nothing was."""
-    notes = [note for file in sorted(sweep_dir.glob("*/saved.json")) for note in json.loads(file.read_text())]
+    notes = [note for file in sorted(sweep_dir.rglob("saved.json")) for note in json.loads(file.read_text())]
     descriptors, features = ([n for n in notes if n["what"] == what] for what in ("descriptors", "features"))
     said = []
     if descriptors:
