@@ -191,7 +191,8 @@ def begin(cfg: DictConfig, parts: Parts) -> DictConfig:
     if processes.first():
         resume.clear(output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(cfg, output_dir / "config.yaml")
+        OmegaConf.save(cfg, part := output_dir / "config.yaml.part")
+        part.replace(output_dir / "config.yaml")  # a folder with half a config would be refused for good
     return cfg
 
 

@@ -68,6 +68,12 @@ def test_the_traceback_of_a_failed_job_is_kept(failing: Any) -> None:
     assert "Traceback" in (failing[0] / plan.read(failing[0])[2].folder / "error.txt").read_text()
 
 
+def test_a_call_does_not_fail_for_jobs_that_it_did_not_ask_for(failing: Any, photos: Path) -> None:
+    sweep, _, _ = failing
+    fewer = called("eval", photos, sweep, "pooling=gap,max", f"benchmark.folder.root={photos}")
+    assert fewer.returncode == 0 and f"{sweep}: of 4 jobs 2 done, 2 failed" in fewer.stdout
+
+
 def test_the_same_call_again_runs_only_what_failed(failing: Any, photos: Path) -> None:
     sweep, late, _ = failing
     before = {job.job: job.started for job in plan.read(sweep)}

@@ -22,7 +22,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 
 class Planning(Callback):
-    """Puts the plan round the chosen launcher, and ends a sweep of which a job failed with an error that says which."""
+    """Puts the plan round the chosen launcher, and ends a sweep of which a job failed with an error that says which.
+
+    asked: the folders of the jobs that this call asked for.
+    """
+
+    def __init__(self) -> None:
+        self.asked: set[str] = set()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with read_write(config), open_dict(config):
@@ -35,7 +41,7 @@ class Planning(Callback):
 
         if config.get("dry_run") or not processes.first():
             return
-        said, failed = jobs.summary(Path(config.hydra.sweep.dir))
+        said, failed = jobs.summary(Path(config.hydra.sweep.dir), self.asked)
         if saved := sharing.saved(Path(config.hydra.sweep.dir)):
             print(saved)
         if failed:  # Hydra turns any other exception of a callback into a warning
@@ -73,6 +79,9 @@ class PlannedLauncher(Launcher):
             print(cost.table(*plan.unwritten(wanted), self.script))
             return [_returned(list(overrides), None) for overrides in job_overrides]
         agreed = jobs.agreed(self.config, self.sweep_dir, self.script, wanted)
+        for planning in self.context.callbacks.callbacks:
+            if isinstance(planning, Planning):
+                planning.asked |= {job.folder for job in agreed}
 
         def start(left: list[plan.Job]) -> list[BaseException | None]:
             ended = self.inner.launch([[*job.overrides, *self._added(job)] for job in left], initial_job_idx)

@@ -3,7 +3,7 @@
 import os
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,11 +131,11 @@ def settled(sweep_dir: Path, jobs: Sequence[Job]) -> list[Job]:
         time.sleep(1.0)
 
 
-def summary(sweep_dir: Path) -> tuple[str, list[Job]]:
-    """How the sweep stands, in words, and the jobs that failed."""
+def summary(sweep_dir: Path, asked: Collection[str]) -> tuple[str, bool]:
+    """How the sweep stands, in words, and whether a job in one of the folders `asked` failed."""
     jobs = plan.read(sweep_dir)
     failed = [job for job in jobs if job.state in ("failed", "killed", "stopped")]
     states = [job.state for job in jobs]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     lines = [f"  job {job.job} ({job.name}), in {job.folder}: {job.error or job.state}" for job in failed]
-    return "\n".join([f"{sweep_dir}: of {len(jobs)} jobs {counts}", *lines]), failed
+    return "\n".join([f"{sweep_dir}: of {len(jobs)} jobs {counts}", *lines]), any(job.folder in asked for job in failed)

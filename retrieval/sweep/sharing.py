@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 
 def saved(sweep_dir: Path) -> str:
     """In a sentence or two; "" where nothing was."""
-    notes = [note for file in sorted(sweep_dir.rglob("saved.json")) for note in json.loads(file.read_text())]
+    notes = [note for file in sorted(sweep_dir.rglob("saved.json")) for note in read(file)]
     descriptors, features = ([n for n in notes if n["what"] == what] for what in ("descriptors", "features"))
     said = []
     if descriptors:
@@ -20,6 +21,13 @@ def saved(sweep_dir: Path) -> str:
     if features:
         said.append(f"features of the frozen backbone were made once for all jobs and epochs: {cost(features)}")
     return "; ".join(said)
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """What a job noted; nothing where a full disk left half of it."""
+    with suppress(ValueError):
+        return json.loads(file.read_text())
+    return []
 
 
 def photos(notes: Sequence[dict[str, Any]]) -> int:
