@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from benchmarks.extraction import gem
-from retrieval import config, training
+from retrieval import config, parts, training
 from retrieval.data.batching import Batches
 from retrieval.data.loading import TrainingBatch, TrainingPhotos, collated
 from retrieval.data.module import LandmarkData
@@ -147,14 +147,14 @@ def trained(options: argparse.Namespace, folder: Path) -> Beside:
         "evaluate_untrained=false", f"cache={folder}",
     ]  # fmt: skip
     cfg = config.compose("train", words, folder / "run")
-    beside, make = Beside(options.turn, float(cfg.optimizer.lr)), training.trainer_of
+    beside, make = Beside(options.turn, float(cfg.optimizer.lr)), parts.trainer_of
 
     def with_the_bare_loop(*args: Any, **kwargs: Any) -> pl.Trainer:
         trainer = make(*args, **kwargs)
         trainer.callbacks.append(beside)  # pyright: ignore[reportAttributeAccessIssue]
         return trainer
 
-    training.trainer_of = with_the_bare_loop
+    parts.trainer_of = with_the_bare_loop
     training.fit(cfg)
     return beside
 

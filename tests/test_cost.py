@@ -16,9 +16,9 @@ from retrieval import config, embedder, training
 from retrieval.config import InputError
 from retrieval.embedder import Embedder
 from retrieval.extraction import Extract
+from retrieval.parts import Parts
 from retrieval.sweep import cost, measured
 from retrieval.sweep.measured import flops, pace
-from retrieval.training import Parts
 
 
 def model(*words: str) -> Embedder:

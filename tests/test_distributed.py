@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from retrieval import config, evaluation, extraction, processes, training
 from retrieval.config import InputError
 from retrieval.launch import launched
+from retrieval.parts import Parts
 from retrieval.sharding import full
 
 WORDS = [
@@ -52,7 +53,7 @@ def watched(cfg: DictConfig) -> list[Any]:
     train, run_each, vectors = training.train, evaluation.run_each, extraction.vectors
     noted: dict[str, Any] = {"described": []}
 
-    def trained(parts: training.Parts, *given: Any) -> None:
+    def trained(parts: Parts, *given: Any) -> None:
         train(parts, *given)
         noted["shared"] = any(isinstance(q, DTensor) for q in parts.module.parameters())
         state = parts.module.state_dict()

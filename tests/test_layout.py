@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "retrieval"
 LAYERS = [
     {"sweep"},
-    {"training"},
+    {"training", "parts"},
     {"callbacks", "resume"},
     {"evaluation", "mining", "optimization", "pieces"},
     {"results", "method", "looking", "passes"},
@@ -37,7 +37,7 @@ ROOMS = {
     "hydra": {"config"},
     "timm": {"backbones", "timm_models"},
     "pytorch_metric_learning": {"losses"},
-    "lightning": {"training", "callbacks", "data/module", "data/stream", "launch", "sharding"},
+    "lightning": {"training", "parts", "callbacks", "data/module", "data/stream", "launch", "sharding"},
     "faiss": {"search/approximate", "search/files"},
     "wandb": {"callbacks", "report/wandb_run"},
     "tensorboard": {"callbacks"},

@@ -11,6 +11,8 @@ from small_runs import columns, tiny
 
 from retrieval import training
 from retrieval.callbacks import Progress, progress
+from retrieval.parts import Parts
+from retrieval.subjects import subject
 
 BOTH = ["callbacks=[default,evaluate]", "data.validation=2"]
 
@@ -41,7 +43,7 @@ def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def noted(photos: Path, out: Path, *words: str, checkpoint: Path | None = None) -> list[dict[str, Any]]:
     """What the file said after each step."""
-    parts = training.Parts.of(tiny(photos, out, *words))
+    parts = Parts.of(tiny(photos, out, *words))
     parts.trainer.callbacks.append(watch := Noted(out))  # pyright: ignore[reportAttributeAccessIssue]
     training.train(parts, checkpoint, 0, out)
     return watch.seen
@@ -115,5 +117,5 @@ def test_where_it_cannot_be_written_the_run_goes_on(tmp_path: Path) -> None:
 
 def test_it_decides_no_weights(photos: Path, tmp_path: Path) -> None:
     with_it, without = (tiny(photos, tmp_path, f"callbacks={one}") for one in ("[default]", "[exponent,waiting]"))
-    assert training.subject(with_it, False, "").settings == training.subject(without, False, "").settings
+    assert subject(with_it, False, "").settings == subject(without, False, "").settings
     assert "progress" in with_it.callbacks and Progress.__name__ in with_it.callbacks.progress._target_

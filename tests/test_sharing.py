@@ -21,6 +21,7 @@ from retrieval.data.images import Photo
 from retrieval.embedder import Embedder
 from retrieval.features import Features
 from retrieval.heads import Whitening
+from retrieval.parts import Parts
 from retrieval.poolings import GeM, GlobalMax
 from retrieval.results import Row
 from retrieval.subjects import plain
@@ -279,7 +280,7 @@ def test_features_of_photos_that_come_together_once_are_not_kept(photos: Path, t
 
 
 def test_a_frozen_backbone_keeps_its_weights_and_has_no_gradients(photos: Path, tmp_path: Path) -> None:
-    parts = training.Parts.of(tiny(photos, tmp_path, "pooling=gem", "lr_multipliers.backbone=0"))
+    parts = Parts.of(tiny(photos, tmp_path, "pooling=gem", "lr_multipliers.backbone=0"))
     model = parts.module.embedder
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     training.train(parts, None, 0, tmp_path)

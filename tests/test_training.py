@@ -9,13 +9,13 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file
 from small_runs import TINY, columns, tiny
 
-from retrieval import config, embedder, training
+from retrieval import config, embedder, losses, training
 from retrieval.benchmarks.folder import SameLandmark
 from retrieval.config import InputError
 from retrieval.data.folder import read
 from retrieval.extraction import NotFinite, describe
-from retrieval.subjects import subject
-from retrieval.training import Retrieval
+from retrieval.parts import Retrieval
+from retrieval.subjects import plain, subject
 
 LOSSES = sorted(path.stem for path in (config.CONFIGS / "loss").glob("*.yaml"))
 MULTIPLIERS = {"backbone": 1, "pooling": 2, "p": 10, "head": 3, "loss": 5}
@@ -32,7 +32,7 @@ def in_tuples(photos: Path, out: Path, *words: str) -> DictConfig:
 def module(photos: Path, out: Path, *words: str) -> Retrieval:
     cfg = tiny(photos, out, *words)
     model = embedder.from_config(cfg)
-    return Retrieval(model, training.losses.from_config(cfg, 4, model.dim, None), training.plain(cfg))
+    return Retrieval(model, losses.from_config(cfg, 4, model.dim, None), plain(cfg))
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,10 @@ from retrieval import config, extraction, frozen, launch, processes, resume, tra
 from retrieval.config import InputError
 from retrieval.evaluation import Asked
 from retrieval.optimization import steps_of
+from retrieval.parts import Parts, refuse
 from retrieval.subjects import plain
 from retrieval.sweep.measured import flops, looks, looks_while_training, pace_of_steps, seconds
 from retrieval.sweep.wording import clock
-from retrieval.training import Parts
 
 FREE = ("seed", "output_dir", "logger", "cache")  # of which a cost does not depend
 NOTES = (
@@ -80,7 +80,7 @@ def of_judging(cfg: DictConfig) -> Cost:
 
 def of_training(cfg: DictConfig) -> Cost:
     training.quieted()
-    training.refuse(cfg)
+    refuse(cfg)
     resume.begun(cfg, Path(cfg.output_dir))
     start, sharing, cfg = time.perf_counter(), shared_by(cfg), alone(cfg)
     parts = Parts.of(cfg)
@@ -195,7 +195,7 @@ def told(cfg: DictConfig, script: str, measured: dict[str, Cost]) -> Cost | str:
     """The cost, measured if no job before had the like, or why the job is refused; its memory is given back."""
     try:
         if script == "train":
-            training.refuse(cfg)
+            refuse(cfg)
         key = alike(cfg)
         if key not in measured:
             measured[key] = cost_of(cfg, script)

@@ -20,8 +20,8 @@ from retrieval.data.images import Photo
 from retrieval.embedder import Embedder, squared
 from retrieval.extraction import Extract
 from retrieval.method import Method
+from retrieval.parts import Parts
 from retrieval.scales import multi_scale
-from retrieval.training import Parts
 
 T = TypeVar("T")
 
