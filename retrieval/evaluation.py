@@ -67,7 +67,8 @@ def run_each(
     for resolution in extract.resolutions:
         start = time.perf_counter()
         each = shared.described(photos, resolution)
-        cost = {"seconds": round(time.perf_counter() - start, 2), "poolings_in_pass": shared.poolings}
+        seconds = round(time.perf_counter() - start, 2)
+        cost = {"seconds": seconds, "poolings_in_pass": shared.poolings, "described": shared.passed}
         for model, about, vectors in zip(models, subjects, each, strict=True) if processes.first() else ():
             how = {"resolution": resolution, **extract.how(), **method.how(None), "dim": vectors.dim}
             white = None

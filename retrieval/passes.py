@@ -27,7 +27,7 @@ class Pass:
     Descriptors lie in `extract.store`, else in a folder of `kept` that is named after what made them, else in memory.
     Where they are kept and nothing is trained, a pass that this job must make describes the photos for the other jobs
     of its sweep too, which find them there; `saved.json` in `output_dir` says what that saves them. `poolings`: how
-    many models the last pass served.
+    many models the last pass served; `passed`: photos that it described, where the others' descriptors were there.
     """
 
     def __init__(
@@ -41,12 +41,13 @@ class Pass:
         self.own = list(zip(models, subjects, strict=True))
         self.extract, self.output_dir = extract, output_dir
         self.folder = Path(extract.store) if extract.store else kept
-        self.poolings = len(self.own)
+        self.poolings, self.passed = len(self.own), 0
 
     def described(self, parts: Mapping[str, Sequence[Photo]], resolution: int) -> list[Descriptors]:
         """Descriptors of the photos of all parts, one part after the other, by each model."""
-        self.poolings = len(self.own)
+        self.poolings, self.passed = len(self.own), 0
         if self.folder is None:
+            self.passed = sum(map(len, parts.values()))
             models = [model for model, _ in self.own]
             each = [
                 extraction.describe_each(models, photos, resolution, self.extract, progress=True)
@@ -97,6 +98,7 @@ class Pass:
         described = Counted(lambda batches: extraction.vectors(models, photos, batches, resolution, self.extract))
         plan = functools.cache(lambda: extraction.plan(models[0], photos, resolution, self.extract))
         filled = store.fill(stores, plan, described, f"describing at {resolution}")
+        self.passed += described.photos
         if described.photos and len(kept) > len(self.own):
             self.poolings = len(kept)
             append(self.output_dir / "saved.json", [self._saved(described, name, len(photos), resolution)])

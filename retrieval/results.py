@@ -28,7 +28,15 @@ from retrieval.whitening import save
 Row = dict[str, Any]
 JUDGED_BY = {"faiss": FAISS_VERSION, "scipy": version("scipy")}
 SAID = re.compile(r"mAP$|mAP@100$|micro-AP$|mP@10$|recall@1$")  # what the terminal shows
-NOT_OWN = ("metrics", "macro", "intervals", "search_recall", "seconds", "poolings_in_pass")  # of a row: what came out
+NOT_OWN = (
+    "metrics",
+    "macro",
+    "intervals",
+    "search_recall",
+    "seconds",
+    "poolings_in_pass",
+    "described",
+)  # what came out
 SHOWN = 8  # queries whose rankings stand in `rankings.json`
 
 
@@ -44,7 +52,7 @@ def row(
     """One line of `results.json`.
 
     how: all else that a value depends on (resolution, scales, whitening, search, ...). cost: `seconds` of the pass over
-    the photos, which all of its `poolings_in_pass` shared.
+    the photos, which all of its `poolings_in_pass` shared, and in which so many were `described`.
     """
     values = benchmark.values(per_query)
     sizes = {"queries": len(benchmark.queries), "images": len(benchmark.gallery), "skipped": benchmark.skipped}

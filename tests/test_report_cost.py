@@ -46,6 +46,11 @@ def test_rows_that_say_nothing_have_no_table(write: Write, tmp_path: Path) -> No
     assert lines_of(tmp_path) == [] and said(tmp_path) == ""
 
 
+def test_a_row_says_itself_that_its_descriptors_were_read(write: Write, tmp_path: Path) -> None:
+    write("a", result(seconds=9.0, described=480), result(seed=1, seconds=3.0, described=0))
+    assert lines_of(tmp_path)[0]["landmarks, 224 px (s)"] == "9.0"
+
+
 @pytest.mark.parametrize(
     ("each", "shown"),
     [
@@ -70,7 +75,7 @@ def test_descriptors_that_were_kept_are_no_cost(write: Write, tmp_path: Path) ->
     for seed, seconds in enumerate((10.0, 0.03)):
         write(f"{seed}", result(seed=seed, seconds=seconds))
     assert lines_of(tmp_path)[0]["landmarks, 224 px (s)"] == "10.0"
-    assert "Of the passes 1 faster than" in said(tmp_path)
+    assert "1 passes that read descriptors which were kept are left out" in said(tmp_path)
 
 
 def test_a_pass_that_was_shared_says_by_how_many(write: Write, tmp_path: Path) -> None:

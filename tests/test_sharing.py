@@ -31,7 +31,13 @@ from tests.small_runs import tiny
 
 ROOT = Path(__file__).parent.parent
 POOLINGS = [["pooling=gap"], ["pooling=gem", "pooling.p=5"], ["pooling=strided_conv", "seed=3"], ["pooling=cls"]]
-OWN = ("seconds", "poolings_in_pass", "config", "per_query")  # of a row: how it was come by, and where it lies
+OWN = (
+    "seconds",
+    "poolings_in_pass",
+    "described",
+    "config",
+    "per_query",
+)  # how a row was come by
 
 
 def judging(photos: Path, folder: Path, *words: str) -> DictConfig:
@@ -161,6 +167,7 @@ def test_untrained_rows_of_a_training_sweep_are_made_in_one_pass(photos: Path, t
     sweep(tmp_path / "sweep", jobs)
     first, second = (training.fit(job)[0] for job in jobs)
     assert (first["poolings_in_pass"], second["poolings_in_pass"]) == (2, 1)
+    assert first["described"] > 0 == second["described"]
     assert not (tmp_path / "sweep/1/saved.json").exists()
 
 

@@ -23,7 +23,7 @@ OURS = ("folder", "descriptor", "apart")  # keys that the report writes into a r
 MARKS = ("right", "wrong", "junk")
 P = ("mean", "min", "max")
 COUNTS = (
-    *("queries", "images", "skipped", "dim", "multiple", "parameters", "seconds", "poolings_in_pass"),
+    *("queries", "images", "skipped", "dim", "multiple", "parameters", "seconds", "poolings_in_pass", "described"),
     *("trained_seconds", "peak_memory", "steps"),
 )
 KINDS = {

@@ -11,7 +11,8 @@ from retrieval.report.tables import opening
 TITLE = "Cost"
 TRAINING = {"training (s)": ("trained_seconds", 1.0, 0), "steps": ("steps", 1.0, 0)}
 MEMORY = {"peak memory (GiB)": ("peak_memory", 2.0**30, 2)}
-# Seconds, and seconds a photo: what is faster did not decode its photos, but read descriptors that were kept.
+# Seconds, and seconds a photo: what is faster read descriptors that were kept, where a row of an earlier version does
+# not say how many photos were described.
 START, PER_PHOTO = 0.05, 1e-4
 SHARED = (
     "seconds are those of one pass over the photos of the benchmarks named, 'of n' where n poolings shared it; a pass "
@@ -37,11 +38,12 @@ class Pass(NamedTuple):
     seconds: float
     poolings: int
     images: int  # at the least
+    described: int | None  # of them, the others' descriptors being there; None where the rows do not say
 
     @property
     def read(self) -> bool:
-        """Whether its descriptors were there already, most likely: a row does not say."""
-        return self.seconds < START + PER_PHOTO * self.images
+        """Whether all its descriptors were there already."""
+        return self.seconds < START + PER_PHOTO * self.images if self.described is None else not self.described
 
 
 def cost(rows: Sequence[Row]) -> tuple[list[Table], list[str]]:
@@ -79,6 +81,7 @@ def passes_of(rows: Sequence[Row]) -> list[Pass]:
             float(seconds),
             poolings,
             max(row.get("images") or 0 for row in of_one),
+            of_one[0].get("described"),
         )
         for (_, resolution, seconds, poolings, device), of_one in found.items()
     ]
@@ -137,8 +140,8 @@ def _titled(photos: Photos, several: bool) -> str:
 
 
 def _notes(timed: bool, left_out: int) -> list[str]:
-    fast = f"{left_out} faster than {START} s and {1000 * PER_PHOTO:g} ms a photo read descriptors that were kept, and "
-    return [f"{TITLE}: {SHARED}" + (f" Of the passes {fast}are left out." if left_out else "")] if timed else []
+    read = f" {left_out} passes that read descriptors which were kept are left out." if left_out else ""
+    return [f"{TITLE}: {SHARED}{read}"] if timed else []
 
 
 def _peak(rows: Sequence[Row]) -> list[str]:
