@@ -16,15 +16,17 @@ EXPAND = 'rerank=[alpha_qe]' rerank.alpha_qe.k=10
 RERANK = 'rerank=[database_augmentation],[k_reciprocal],[diffusion],[superglobal]'
 
 STUDY ?= runs/gem_vs_gap
+LOSSES ?= runs/losses
 FACTORS ?= runs/factors
 LEARN = PHOTOS=$(PHOTOS) WEIGHTS=$(WEIGHTS) $(BIN)/python train.py -m experiment=photos pooling=gem seed=0,1,2 \
 	extract.batch_size=4 resume=auto hydra.sweep.dir=$(FACTORS)
 MINED = loss=tuple_contrastive sampler=tuples sampler.queries=125 sampler.pool=884
 MIXED = 'data.resolutions=[224,320,448]'
 BASE = 'gem (loss=arcface, sampler=landmarks)'
+BY_LOSS = --rows pooling loss --columns benchmark resolution
 WHITE = head=whitening head.start=pca head.out_dim=256
 
-.PHONY: help setup demo study test check photos factors poolings settings figures clean
+.PHONY: help setup demo study test check photos losses factors poolings settings figures clean
 
 help:            ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -65,6 +67,11 @@ photos: setup    ## the measured sweep: PHOTOS=DIR with train/ and test/, WEIGHT
 		pooling=gap,max,gem,strided_conv seed=0,1,2 hydra.sweep.dir=$(SWEEP)
 	$(BIN)/python -m retrieval.report $(SWEEP)
 
+losses: setup    ## four poolings with two losses, in short runs: PHOTOS=DIR with train/, test/, WEIGHTS=FILE
+	PHOTOS=$(PHOTOS) WEIGHTS=$(WEIGHTS) $(BIN)/python train.py -m experiment=photos trainer.max_epochs=2 seed=0,1 \
+		pooling=gap,max,gem,strided_conv loss=arcface,smooth_ap 'extract.resolutions=[224,320]' hydra.sweep.dir=$(LOSSES)
+	$(BIN)/python -m retrieval.report $(LOSSES) $(BY_LOSS)
+
 factors: setup   ## what loss, mining, mixed resolution and a whitening layer add: PHOTOS=DIR with train/, test/, WEIGHTS=FILE
 	$(LEARN)/base loss=arcface
 	$(LEARN)/loss loss=smooth_ap
@@ -89,10 +96,11 @@ settings: setup  ## scales, whitening and re-ranking on one network: PHOTOS=DIR 
 	$(JUDGE)/shrink_rerank $(SHRINK) $(RERANK)
 	$(BIN)/python -m retrieval.report $(SETTINGS) --against 'gem, 1 scale'
 
-figures: setup   ## tables and pictures of README.md from STUDY=, SWEEP=, FACTORS=, SHELF= and SETTINGS=DIR
+figures: setup   ## tables and pictures of README.md from STUDY=, SWEEP=, LOSSES=, FACTORS=, SHELF=, SETTINGS=DIR
 	$(BIN)/python -m retrieval.report $(STUDY) --compare gem gap --insert README.md --marker study \
 		--only 'mAP, Medium' 'minus' --charts docs/demo
 	$(BIN)/python -m retrieval.report $(SWEEP) --insert README.md --marker photos --only mAP 'mP@k' --charts $(SWEEP)/charts
+	$(BIN)/python -m retrieval.report $(LOSSES) $(BY_LOSS) --insert README.md --marker losses --only 'mAP by'
 	$(BIN)/python -m retrieval.report $(SHELF) --insert README.md --marker poolings --only mAP 'mP@k' --charts $(SHELF)/charts
 	$(BIN)/python -m retrieval.report $(SETTINGS) --against 'gem, 1 scale' --insert README.md --marker settings \
 		--only 'intervals' 'minus'

@@ -28,15 +28,8 @@ from retrieval.whitening import save
 Row = dict[str, Any]
 JUDGED_BY = {"faiss": FAISS_VERSION, "scipy": version("scipy")}
 SAID = re.compile(r"mAP$|mAP@100$|micro-AP$|mP@10$|recall@1$")  # what the terminal shows
-NOT_OWN = (
-    "metrics",
-    "macro",
-    "intervals",
-    "search_recall",
-    "seconds",
-    "poolings_in_pass",
-    "described",
-)  # what came out
+# of a row: what came out
+NOT_OWN = ("metrics", "macro", "intervals", "search_recall", "seconds", "poolings_in_pass", "described")
 SHOWN = 8  # queries whose rankings stand in `rankings.json`
 
 

@@ -8,6 +8,7 @@ import pytest
 from test_report import result
 
 from retrieval.report import cost, runs
+from retrieval.report.__main__ import main
 
 Write = Callable[..., Path]
 
@@ -102,3 +103,12 @@ def test_what_memory_is_meant_is_said_where_there_is_any(write: Write, tmp_path:
 def test_seconds_on_a_frozen_backbone_are_said_to_compare_no_poolings(write: Write, tmp_path: Path, rate: int) -> None:
     write("a", result(training={"lr_multipliers": {"backbone": rate}}))
     assert ("a frozen backbone may have read" in said(tmp_path)) == (rate == 0)
+
+
+def test_notes_on_cost_are_left_out_of_a_file_without_its_table(write: Write, tmp_path: Path) -> None:
+    write("a", result())
+    readme = tmp_path / "README.md"
+    for only, there in (("Cost", True), ("mAP", False)):
+        readme.write_text("<!-- x -->\n<!-- /x -->\n")
+        assert main([str(tmp_path), "--insert", str(readme), "--marker", "x", "--only", only]) == 0
+        assert ("- Cost: " in readme.read_text()) == there

@@ -41,12 +41,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _with_titles(report: Report, texts: Sequence[str] | None) -> Report:
-    """The report with those tables alone whose title holds one of the texts; ValueError where a text is in none."""
+    """The report with those tables alone whose title holds one of the texts, without notes on columns that the others
+    have; ValueError where a text is in none."""
     for text in texts or ():
         if not any(text in table.title for table in report.tables):
             raise ValueError(f"no table's title holds {text!r}; there are: {', '.join(t.title for t in report.tables)}")
     kept = [table for table in report.tables if texts is None or any(text in table.title for text in texts)]
-    return replace(report, tables=kept)
+    shown = [table.title.lower() for table in kept]
+    of_others = tuple(f"{word}: " for word in ("Cost", "Intervals") if not any(word.lower() in one for one in shown))
+    return replace(report, tables=kept, notes=[note for note in report.notes if not note.startswith(of_others)])
 
 
 def _parser() -> argparse.ArgumentParser:
