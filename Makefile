@@ -98,7 +98,8 @@ settings: setup  ## scales, whitening and re-ranking on one network: PHOTOS=DIR 
 
 figures: setup   ## tables and pictures of README.md from STUDY=, SWEEP=, LOSSES=, FACTORS=, SHELF=, SETTINGS=DIR
 	$(BIN)/python -m retrieval.report $(STUDY) --compare gem gap --insert README.md --marker study \
-		--only 'mAP, Medium' 'minus' --charts docs/demo
+		--only 'mAP, Medium' 'minus' --charts $(STUDY)/charts
+	cp $(addprefix $(STUDY)/charts/,p.svg resolution.svg ranking.png) docs/demo
 	$(BIN)/python -m retrieval.report $(SWEEP) --insert README.md --marker photos --only mAP 'mP@k' --charts $(SWEEP)/charts
 	$(BIN)/python -m retrieval.report $(LOSSES) $(BY_LOSS) --insert README.md --marker losses --only 'mAP by'
 	$(BIN)/python -m retrieval.report $(SHELF) --insert README.md --marker poolings --only mAP 'mP@k' --charts $(SHELF)/charts
