@@ -4,6 +4,7 @@ Hydra finds plug-ins in this name space alone. `Planning`, a callback of every c
 chosen launcher; the sweeper (basic, optuna) calls it as it would call that one.
 """
 
+import logging
 import os
 import re
 import sys
@@ -74,6 +75,7 @@ class PlannedLauncher(Launcher):
 
         wanted = [self._wanted(list(overrides)) for overrides in job_overrides]
         if self.config.get("dry_run"):
+            logging.getLogger().setLevel(logging.WARNING)  # Hydra's own level for launchers shows what libraries say
             from retrieval.sweep import cost
 
             print(cost.table(*plan.unwritten(wanted), self.script))
