@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from small_runs import columns, tiny
 from torch import Tensor
 
-from retrieval import embedder, training
+from retrieval import embedder, parts, training
 from retrieval.benchmarks.folder import SameLandmark
 from retrieval.callbacks import AveragedWeights, HeldOut
 from retrieval.callbacks.averaging import moved
@@ -46,7 +46,7 @@ class Spy(AveragedWeights):
 def spies(monkeypatch: pytest.MonkeyPatch) -> list[Spy]:
     """The callbacks of runs that begin hereafter, newest last."""
     made: list[Spy] = []
-    monkeypatch.setattr(training, "build", lambda cfg, **runtime: noted(made, cfg, runtime))
+    monkeypatch.setattr(parts, "build", lambda cfg, **runtime: noted(made, cfg, runtime))
     return made
 
 
@@ -107,7 +107,7 @@ def test_what_is_saved_at_the_end_of_an_epoch_is_the_average(
         def __init__(self, *given: Any, **keys: Any) -> None:
             super().__init__(*given, **{**keys, "save_weights_only": weights_only})
 
-    monkeypatch.setattr(training, "ModelCheckpoint", Saving)
+    monkeypatch.setattr(parts, "ModelCheckpoint", Saving)
     training.fit(tiny(photos, tmp_path / "run", *EMA, "trainer.max_epochs=1", "data.validation=2"))
     (file,) = (tmp_path / "run" / "checkpoints").glob("*.ckpt")
     state, name = torch.load(file, weights_only=True), "embedder.backbone.model.conv1.0.weight"

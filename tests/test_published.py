@@ -14,10 +14,11 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from retrieval import embedder, evaluation, extraction, published, whitening
+from retrieval import embedder, evaluation, published, whitening
 from retrieval.config import CONFIGS, InputError, compose, load_yaml
 from retrieval.data import sources, truth
 from retrieval.poolings import RMAC
+from retrieval.scales import multi_scale
 from retrieval.subjects import subject
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
@@ -102,7 +103,7 @@ def saved(tmp_path: Path) -> Callable[..., Path]:
 
 def ours(found: published.Published, images: Tensor, scales: Sequence[float]) -> Tensor:
     with torch.no_grad():
-        return extraction.multi_scale([found.embedder], images, scales)[0]
+        return multi_scale([found.embedder], images, scales)[0]
 
 
 @pytest.mark.parametrize("architecture", ["resnet18", "resnet50", "vgg11"])

@@ -142,10 +142,23 @@ def test_a_study_runs_by_the_name_of_its_recipe_alone(photos: Path, tmp_path: Pa
         (tmp_path / "photos" / part).parent.mkdir(exist_ok=True)
         (tmp_path / "photos" / part).symlink_to(photos)
     sweep = tmp_path / "sweep"
-    words = ["backbone.name=test_resnet", "backbone.weights=null", "seed=0", "pooling=gap,gem", "logger=csv"]
+    words = [
+        "backbone=timm",
+        "backbone.name=test_resnet",
+        "backbone.weights=null",
+        "seed=0",
+        "pooling=gap,gem",
+        "logger=csv",
+    ]
     small = ["data.resolution=64", "extract.resolutions=[48]", "sampler.landmarks=2", "sampler.photos=2"]
-    here = [f"hydra.sweep.dir={sweep}", f"cache={tmp_path}", "trainer.max_steps=1", "evaluate_untrained=false"]
-    call = [sys.executable, "train.py", "experiment=gem_vs_gap_photos", *words, *small, *here]
+    here = [
+        f"hydra.sweep.dir={sweep}",
+        f"cache={tmp_path}",
+        "trainer.max_steps=1",
+        "evaluate_untrained=false",
+        "logger=csv",
+    ]
+    call = [sys.executable, "train.py", "experiment=gem_vs_gap_photos", "logger=csv", *words, *small, *here]
     environment = {**os.environ, "PHOTOS": str(tmp_path / "photos"), "WEIGHTS": "none"}
     subprocess.run(call, cwd=CONFIGS.parent, env=environment, check=True, capture_output=True)
     assert [json.loads((sweep / job.folder / "results.json").read_text())[0]["pooling"] for job in read(sweep)] == [

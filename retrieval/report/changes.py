@@ -93,9 +93,9 @@ def best_two(rows: Sequence[Row]) -> list[Line]:
     trained = {line: mean for line, mean in known.items() if not line.model.untrained}
     among = trained if len(trained) > 1 else known
     on = {line: judged_on(grid[line][column][0]) for line in among}
-    first, *others = sorted(among, key=lambda line: -among[line])
-    alike = [line for line in others if on[line] == on[first]]
-    return [first, *sorted(alike, key=lambda line: line.model.pooling == first.model.pooling)[:1]]
+    ranked = sorted(among, key=lambda line: -among[line])
+    alike = [line for line in ranked[1:] if on[line] == on[ranked[0]]]
+    return [*ranked[:1], *sorted(alike, key=lambda line: line.model.pooling == ranked[0].model.pooling)[:1]]
 
 
 def pairs(rows: Sequence[Row], lines: Sequence[Line], said: list[str]) -> Iterator[Pair]:
