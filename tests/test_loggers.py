@@ -298,9 +298,8 @@ def test_a_report_sent_is_no_run_that_lacks_results(sent: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def by_agent(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bool]:
-    """The folder of a job started as `wandb agent` starts it, but that it stays offline; whether it asked the network,
-    to which all must go through a proxy."""
+def by_agent(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a job started as `wandb agent` starts it, but that it stays offline."""
     out = tmp_path_factory.mktemp("agent")
     sweep: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / "wandb_sweep.yaml"), resolve=False)
     small = [*TINY, "data.validation=2", "logger=[csv,wandb]", "trainer.max_epochs=1"]
@@ -310,34 +309,44 @@ def by_agent(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     given = [word.replace("output_dir=runs", f"output_dir={out}") for word in sweep["command"]]
     agent._sweep_command = [*given, *small, *places, "logger.wandb.mode=offline"]
     chosen = {name: {"value": one["values"][-1]} for name, one in sweep["parameters"].items()}
-    with socket.create_server(("127.0.0.1", 0)) as proxy, pytest.MonkeyPatch.context() as patch:
-        through = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-        for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
-            patch.setenv(name, through)
         for name, value in {"DIR": str(out), "SWEEP_ID": "s1", "RUN_ID": "", "SWEEP_PARAM_PATH": ""}.items():
             patch.setenv(f"WANDB_{name}", value)  # the agent changes them for all, the test puts them back
-        patch.delenv("WANDB_ERROR_REPORTING", raising=False)  # which a run in this process may have set
         patch.chdir(ROOT)
         agent._command_run({"program": sweep["program"], "run_id": "r1", "args": chosen})
         assert agent._run_processes["r1"].wait() == 0
-        return written(out / "s1" / "r1"), bool(select.select([proxy], [], [], 0)[0])
+        return written(out / "s1" / "r1")
 
 
-def test_an_agent_of_wandb_trains_what_its_sweep_says(by_agent: tuple[Path, bool]) -> None:
-    (row,) = rows_of(by_agent[0])
+def test_an_agent_of_wandb_trains_what_its_sweep_says(by_agent: Path) -> None:
+    (row,) = rows_of(by_agent)
     assert (row["pooling"], row["seed"]) == ("strided_conv", 2)
 
 
-def test_the_run_is_the_one_that_the_agent_has_named(by_agent: tuple[Path, bool]) -> None:
-    (begun,) = all_of(by_agent[0], "run")
+def test_the_run_is_the_one_that_the_agent_has_named(by_agent: Path) -> None:
+    (begun,) = all_of(by_agent, "run")
     assert (begun.run_id, begun.sweep_id) == ("r1", "s1")
 
 
-def test_the_metric_that_the_sweep_looks_at_is_logged(by_agent: tuple[Path, bool]) -> None:
+def test_the_metric_that_the_sweep_looks_at_is_logged(by_agent: Path) -> None:
     metric = OmegaConf.load(CONFIGS / "wandb_sweep.yaml").metric.name
-    assert summary(by_agent[0])[metric] == columns(by_agent[0])[metric][-1]
+    assert summary(by_agent)[metric] == columns(by_agent)[metric][-1]
 
 
-def test_offline_nothing_asks_the_network(by_agent: tuple[Path, bool]) -> None:
-    assert not by_agent[1]
+def test_offline_nothing_asks_the_network(photos: Path, tmp_path: Path) -> None:
+    """All that a process asks must go through a proxy here."""
+    places = [
+        f"data.root={photos}",
+        f"benchmark.folder.root={photos}",
+        f"cache={tmp_path}",
+        f"output_dir={tmp_path}/run",
+    ]
+    call = [sys.executable, "train.py", *TINY, *places, "logger=[csv,wandb]", "trainer.max_epochs=1"]
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        through = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        # a run in this process may have set the last one
+        kept = {name: value for name, value in os.environ.items() if name != "WANDB_ERROR_REPORTING"}
+        asks = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), through)
+        subprocess.run(call, cwd=ROOT, env={**kept, **asks}, check=True, capture_output=True)
+        assert not select.select([proxy], [], [], 0)[0]
