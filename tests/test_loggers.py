@@ -212,6 +212,7 @@ def gone_on(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert process.poll() is None, "it ended before it could be killed"
     process.send_signal(signal.SIGKILL)
     process.wait()
+    time.sleep(1.1)  # event files are read in the order of the seconds in their names, and a new process takes longer
     training.fit(tiny(photos, out, *EVERYWHERE, *longer))
     return written(out)
 
