@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from retrieval.backbones import FAILURES, MULTIPLES, Size, TimmBackbone
-from retrieval.config import InputError
 from retrieval.data.images import nearest
+from retrieval.errors import InputError
 
 NAMED = (
     "resnet18",

@@ -23,7 +23,7 @@ from PIL import __version__ as pillow
 from torch import Tensor
 
 from retrieval import config, embedder, extraction, scales
-from retrieval.data import images
+from retrieval.data import images, tensors
 from retrieval.data.folder import read
 from retrieval.data.images import Photo
 from retrieval.embedder import Embedder
@@ -59,7 +59,7 @@ def plain(network: Any, model: Embedder, photos: Sequence[Photo], extract: Extra
 def decoded(photos: Sequence[Photo], resolution: int, multiple: int) -> Rows:
     """Nothing but decoding and resizing; one number."""
     sizes = [images.target_size(photo, resolution, multiple) for photo in photos]
-    pixels = [images.to_bytes(images.resized(images.decode(p), s)) for p, s in zip(photos, sizes, strict=True)]
+    pixels = [tensors.to_bytes(images.resized(images.decode(p), s)) for p, s in zip(photos, sizes, strict=True)]
     return np.array([[len(pixels)]], dtype=np.float32)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from retrieval.config import InputError, near
+from retrieval.errors import InputError, near
 from retrieval.features import Features
 from retrieval.timm_models import Size, create, input_size, load_weights, read_weights
 

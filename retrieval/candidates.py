@@ -12,8 +12,9 @@ from torch import nn
 
 from retrieval import embedder
 from retrieval.backbones import TimmBackbone
-from retrieval.config import CONFIGS, InputError, load_yaml, near
+from retrieval.config import CONFIGS, load_yaml
 from retrieval.embedder import Embedder
+from retrieval.errors import InputError, near
 from retrieval.published import Published
 from retrieval.subjects import NOT_TRAINED, Subject, label, options, plain, subject
 

@@ -18,7 +18,8 @@ from torch import Tensor
 from retrieval import candidates, extraction, vocabulary
 from retrieval.backbones import TimmBackbone
 from retrieval.candidates import Candidate
-from retrieval.config import InputError, build
+from retrieval.config import build
+from retrieval.errors import InputError
 from retrieval.extraction import Extract
 
 Config = Mapping[str, Any]

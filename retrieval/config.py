@@ -1,6 +1,5 @@
 """From YAML to objects: the one caller of Hydra. Unknown keys are refused and the known ones named."""
 
-import difflib
 import functools
 import inspect
 import os
@@ -16,28 +15,11 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from retrieval.errors import InputError, near
+
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 ALLOWED = ("retrieval.", "torch.nn.", "torch.optim.", "lightning.pytorch.", "pytorch_metric_learning.")
 FREE_FORM = ("backbone.kwargs.", "backbone.kwargs=")  # handed to timm as they are, so no schema can name them
-
-
-class InputError(ValueError):
-    """What the person asked for cannot be done; the message names the rule, the value and what is accepted."""
-
-
-def near(word: str, accepted: Iterable[str]) -> str:
-    """'did you mean ...?' where something is close, then the accepted words (all, or how many)."""
-    accepted = sorted(map(str, accepted))
-    matches = difflib.get_close_matches(str(word), accepted, n=5, cutoff=0.5)
-    guess = f"did you mean {' or '.join(matches)}? " if matches else ""
-    return guess + (f"accepted: {', '.join(accepted)}" if len(accepted) <= 60 else f"{len(accepted)} are known")
-
-
-def flag(name: str, value: Any) -> bool:
-    """true or false; anything else is refused, as any text would count as true."""
-    if not isinstance(value, bool):
-        raise InputError(f"{name} must be true or false, got {value!r}")
-    return value
 
 
 def load_yaml(path: str | Path) -> DictConfig:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from retrieval.backbones import TimmBackbone
-from retrieval.config import InputError, build, load_yaml
-from retrieval.data import images
+from retrieval.config import build, load_yaml
+from retrieval.data import images, tensors
+from retrieval.errors import InputError
 from retrieval.features import Features
 from retrieval.heads import Whitening
 
@@ -72,7 +73,7 @@ class Embedder(nn.Module):
 
     def normalised(self, rgb: Image.Image) -> Tensor:
         """(3, H, W) by the backbone's mean and std."""
-        return images.to_tensor(rgb, self.backbone.mean, self.backbone.std)
+        return tensors.to_tensor(rgb, self.backbone.mean, self.backbone.std)
 
 
 def from_config(cfg: Mapping[str, Any] | DictConfig, resolution: int | None = None) -> Embedder:

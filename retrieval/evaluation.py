@@ -13,10 +13,11 @@ from omegaconf import DictConfig
 
 from retrieval import candidates, embedder, extraction, passes, processes, published, vocabulary, whitening
 from retrieval.benchmarks import Benchmark
-from retrieval.config import InputError, build, chosen, load_yaml
+from retrieval.config import build, chosen, load_yaml
 from retrieval.data.images import Photo
 from retrieval.descriptors import Descriptors, Rows
 from retrieval.embedder import Embedder
+from retrieval.errors import InputError
 from retrieval.extraction import Extract
 from retrieval.heads import Whitening
 from retrieval.looking import look

@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 from retrieval import processes
 from retrieval.backbones import TimmBackbone, real_part
-from retrieval.config import InputError, flag
-from retrieval.data import images
-from retrieval.data.batching import by_shape, by_size
-from retrieval.data.images import Batch, Photo, Size
+from retrieval.data import images, tensors
+from retrieval.data.images import Photo, Size, by_shape, by_size
+from retrieval.data.tensors import Batch
 from retrieval.embedder import Embedder, square_map
+from retrieval.errors import InputError, flag
 from retrieval.features import Features
 from retrieval.scales import AGGREGATES, aggregated, at_scales
 from retrieval.stopping import unheeding
@@ -157,7 +157,7 @@ class _Photos(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         photo = self.photos[index]
         size = self.size_of(photo)
-        return images.to_bytes(images.resized(images.decode(photo, size if self.draft else None), size))
+        return tensors.to_bytes(images.resized(images.decode(photo, size if self.draft else None), size))
 
 
 def describe(
@@ -220,13 +220,13 @@ def loaded(
     extract: Extract,
     multiple: int | None = None,
 ) -> DataLoader[Batch]:
-    """A loader of these batches as `images.Batch`; they are asked for one by one, as they are needed."""
+    """A loader of these batches as `tensors.Batch`; they are asked for one by one, as they are needed."""
     multiple, square = multiple or embedder.backbone.multiple, extract.aspect == "square"
     size_of = partial(images.target_size, resolution=resolution, multiple=multiple, square=square)
     loader = DataLoader(
         _Photos(photos, size_of, extract.draft),
         batch_sampler=batches,  # pyright: ignore[reportArgumentType]
-        collate_fn=images.padded,
+        collate_fn=tensors.padded,
         num_workers=extract.workers,
         worker_init_fn=unheeding,
         pin_memory=device_of(extract.device).type == "cuda",
@@ -299,7 +299,7 @@ def mixed(extract: Extract) -> torch.autocast:
 
 def on_device(batch: Batch, backbone: TimmBackbone, device: torch.device) -> tuple[Tensor, Tensor | None]:
     """The photos (B, 3, H, W), normalised where they are computed with, 0 in the padding; and their sizes (B, 2)."""
-    photos = images.normalised(batch.pixels.to(device, non_blocking=True), backbone.mean, backbone.std)
+    photos = tensors.normalised(batch.pixels.to(device, non_blocking=True), backbone.mean, backbone.std)
     if batch.sizes is None:
         return photos, None
     sizes = batch.sizes.to(device)

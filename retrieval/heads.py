@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from retrieval.config import InputError
+from retrieval.errors import InputError
 
 STARTS = ("learned", "pca")  # what a whitening may be fitted by, see `retrieval.whitening`
 

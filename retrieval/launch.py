@@ -20,7 +20,8 @@ from torch import distributed as dist
 from torch.multiprocessing.spawn import ProcessException, ProcessExitedException, start_processes
 
 from retrieval import processes
-from retrieval.config import InputError, explain
+from retrieval.config import explain
+from retrieval.errors import InputError
 from retrieval.stopping import SIGNALS, Stopped, handled, requeue, slurm_job, stoppable
 
 T = TypeVar("T")

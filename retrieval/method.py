@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from retrieval import rerank
 from retrieval.benchmarks import Benchmark
 from retrieval.benchmarks.google import Recognition
-from retrieval.config import InputError
 from retrieval.descriptors import Descriptors, Rows
 from retrieval.embedder import Embedder
+from retrieval.errors import InputError
 from retrieval.heads import Whitening
 from retrieval.rerank import Diffusion, KReciprocal, Ranking, Step, SuperGlobal
 from retrieval.search import Exact, Search

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from retrieval.config import InputError
 from retrieval.data.batching import TupleBatches
 from retrieval.data.images import Photo
 from retrieval.descriptors import Descriptors, Indices, Rows
 from retrieval.embedder import Embedder
+from retrieval.errors import InputError
 from retrieval.extraction import Extract
 from retrieval.search import Exact
 from retrieval.together import describe_together, share, united

@@ -9,8 +9,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from retrieval.backbones import TimmBackbone
-from retrieval.config import InputError
 from retrieval.embedder import Embedder
+from retrieval.errors import InputError
 
 BACKBONE = "embedder.backbone."
 

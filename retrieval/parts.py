@@ -21,11 +21,12 @@ from retrieval.benchmarks.folder import SameLandmark
 from retrieval.callbacks import Clock, Guard, HeldOut, Preemption, progress
 from retrieval.callbacks.checkpoints import Latest, WholeFiles
 from retrieval.callbacks.mining import Mining
-from retrieval.config import InputError, build, flag
+from retrieval.config import build
 from retrieval.data.batching import TupleBatches
 from retrieval.data.loading import TrainingBatch
 from retrieval.data.module import LandmarkData, refuse_sizes
 from retrieval.embedder import Embedder
+from retrieval.errors import InputError, flag
 from retrieval.extraction import Extract
 from retrieval.method import Method
 from retrieval.optimization import hold_p, parameter_groups, steps_of

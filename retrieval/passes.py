@@ -9,10 +9,10 @@ from typing import Any
 
 from retrieval import companions, extraction, store
 from retrieval.candidates import Candidate
-from retrieval.config import InputError
 from retrieval.data.images import Photo
 from retrieval.descriptors import Descriptors, joined
 from retrieval.embedder import Embedder
+from retrieval.errors import InputError
 from retrieval.extraction import Extract
 from retrieval.results import append
 from retrieval.store import VERSIONS, Counted, Store

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from retrieval.config import InputError
-from retrieval.data import images
+from retrieval.data import tensors
 from retrieval.embedder import Embedder
+from retrieval.errors import InputError
 from retrieval.features import Features
 
 
@@ -38,7 +38,7 @@ def described(embedder: Embedder, pixels: Tensor | Features) -> Tensor:
     """(b, 3, H, W) uint8, or features -> (b, d); a piece keeps its bytes alone, a quarter of what the network takes."""
     if isinstance(pixels, Features):
         return embedder.describe(pixels)
-    return embedder(images.normalised(pixels, embedder.backbone.mean, embedder.backbone.std))
+    return embedder(tensors.normalised(pixels, embedder.backbone.mean, embedder.backbone.std))
 
 
 def refuse_pieces(embedder: Embedder, pieces: int | None, checkpointing: bool = False) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from retrieval.config import InputError
+from retrieval.errors import InputError
 
 T = TypeVar("T")
 SHELLS = ("bash", "interactive")  # names of SLURM jobs that a person works in; Lightning knows them by these too

@@ -19,10 +19,11 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from retrieval import embedder, whitening
-from retrieval.config import CONFIGS, InputError, load_yaml, near
+from retrieval.config import CONFIGS, load_yaml
 from retrieval.data import download, truth
 from retrieval.data.sources import NETWORKS, SOURCES
 from retrieval.embedder import Embedder
+from retrieval.errors import InputError, near
 from retrieval.heads import Whitening
 
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "vgg11", "vgg13", "vgg16", "vgg19")

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from retrieval.config import InputError, chosen, load_yaml
+from retrieval.config import chosen, load_yaml
+from retrieval.errors import InputError
 from retrieval.evaluation import refuse_used
 from retrieval.results import Row
 from retrieval.subjects import decides, leaves, plain

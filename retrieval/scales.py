@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retrieval.backbones import TimmBackbone
-from retrieval.config import InputError
-from retrieval.data import images
+from retrieval.data import images, tensors
 from retrieval.embedder import Embedder
+from retrieval.errors import InputError
 from retrieval.features import Features
 from retrieval.poolings import GeM
 
@@ -107,7 +107,7 @@ def rescaled(batch: Tensor, scale: float, multiple: int, sizes: Tensor | None = 
     if sizes is None:
         return resized(batch, scale, multiple), None
     real = zip(batch.unbind(), sizes.tolist(), strict=True)
-    photos, small = images.padded([resized(photo[None, :, :h, :w], scale, multiple)[0] for photo, (h, w) in real])
+    photos, small = tensors.padded([resized(photo[None, :, :h, :w], scale, multiple)[0] for photo, (h, w) in real])
     return photos, None if small is None else small.to(batch.device)
 
 

@@ -25,9 +25,9 @@ from torch import nn
 from tqdm import tqdm
 
 from retrieval import extraction
-from retrieval.config import InputError
 from retrieval.data.images import Photo
 from retrieval.descriptors import Descriptors
+from retrieval.errors import InputError
 from retrieval.extraction import Extract
 
 SHARD = 512  # photos, at the least: what a killed process loses at the most

@@ -10,7 +10,7 @@ import timm.models
 from safetensors import SafetensorError
 from torch import Tensor
 
-from retrieval.config import InputError
+from retrieval.errors import InputError
 
 Size = tuple[int, int]  # height, width, as in timm
 

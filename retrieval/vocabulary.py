@@ -9,9 +9,9 @@ from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from retrieval import extraction, search
-from retrieval.config import InputError
 from retrieval.data.images import Photo
 from retrieval.embedder import Embedder
+from retrieval.errors import InputError
 from retrieval.extraction import Extract
 from retrieval.heads import Whitening
 from retrieval.poolings import NetVLAD

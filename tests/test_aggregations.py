@@ -12,9 +12,10 @@ from small_runs import tiny
 from torch import Tensor, nn
 
 from retrieval import config, embedder, evaluation, search, training
-from retrieval.config import CONFIGS, InputError, build, load_yaml
+from retrieval.config import CONFIGS, build, load_yaml
 from retrieval.data.folder import read
 from retrieval.data.images import Photo
+from retrieval.errors import InputError
 from retrieval.extraction import Extract
 from retrieval.features import Features
 from retrieval.poolings import SALAD, ConvAP, MixVPR, NetVLAD, aggregations

@@ -18,8 +18,9 @@ from retrieval import embedder, parts, training
 from retrieval.benchmarks.folder import SameLandmark
 from retrieval.callbacks import AveragedWeights, HeldOut
 from retrieval.callbacks.averaging import moved
-from retrieval.config import InputError, build
+from retrieval.config import build
 from retrieval.data.folder import read
+from retrieval.errors import InputError
 from retrieval.extraction import describe
 
 EMA = ["callbacks=[default,ema]", "callbacks.ema.decay=0.5"]

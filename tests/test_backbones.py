@@ -14,8 +14,9 @@ from torch import Tensor
 
 from benchmarks.backbones import report, survey
 from retrieval.backbones import MULTIPLES, TimmBackbone, stride_of, trials
-from retrieval.config import InputError
-from retrieval.data.images import nearest, padded
+from retrieval.data.images import nearest
+from retrieval.data.tensors import padded
+from retrieval.errors import InputError
 
 SHORT = {"depth": 1, "embed_dim": 64, "num_heads": 1}  # one block of a ViT
 STAGES = {"depths": (1, 1, 1, 1)}

@@ -6,7 +6,8 @@ import hydra
 import pytest
 
 from retrieval.benchmarks import google, holidays, oxford, revisited
-from retrieval.config import CONFIGS, InputError, arguments, build, chosen, compose, load_yaml
+from retrieval.config import CONFIGS, arguments, build, chosen, compose, load_yaml
+from retrieval.errors import InputError
 
 YAMLS = sorted((CONFIGS / "benchmark").glob("*.yaml"))
 

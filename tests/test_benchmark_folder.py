@@ -7,7 +7,8 @@ import pytest
 from small_sets import jpegs, ranking, table, trapezoid
 
 from retrieval.benchmarks.folder import Folder, Listed
-from retrieval.config import CONFIGS, InputError, build, load_yaml
+from retrieval.config import CONFIGS, build, load_yaml
+from retrieval.errors import InputError
 
 ROWS = [("path", "landmark", "query"), ("a.jpg", "arch", "no"), ("b.jpg", "arch", "yes"), ("c.jpg", "dome", "no"),
         ("d.jpg", "dome", "yes"), ("e.jpg", "arch", "no"), ("f.jpg", "tower", "no")]  # fmt: skip

@@ -7,7 +7,8 @@ import pytest
 from small_sets import jpegs, perfect, ranking, table
 
 from retrieval.benchmarks.google import Recognition, Retrieval, nearest
-from retrieval.config import CONFIGS, InputError, build, load_yaml
+from retrieval.config import CONFIGS, build, load_yaml
+from retrieval.errors import InputError
 from retrieval.method import Method
 from retrieval.rerank import AlphaQE, SuperGlobal
 

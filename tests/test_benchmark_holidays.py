@@ -8,8 +8,9 @@ from PIL import Image
 from small_sets import MEASURES, jpegs, perfect, ranking, trapezoid
 
 from retrieval.benchmarks.holidays import Holidays
-from retrieval.config import CONFIGS, InputError, build, load_yaml
+from retrieval.config import CONFIGS, build, load_yaml
 from retrieval.data.images import ORIENTATION, full_size
+from retrieval.errors import InputError
 
 NAMES = ["100000", "100001", "100002", "100100", "100101", "149900", "149901"]
 

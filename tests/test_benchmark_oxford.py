@@ -7,7 +7,8 @@ import pytest
 from small_sets import MEASURES, jpegs, perfect, ranking, trapezoid
 
 from retrieval.benchmarks.oxford import CORRUPT, Oxford5k, Paris6k
-from retrieval.config import CONFIGS, InputError, build, load_yaml
+from retrieval.config import CONFIGS, build, load_yaml
+from retrieval.errors import InputError
 
 SOULS, KEBLE = [f"all_souls_{i:06d}" for i in (1, 2)], [f"keble_{i:06d}" for i in (1, 2, 3)]
 LISTS = {

@@ -11,7 +11,8 @@ from hypothesis.extra.numpy import arrays
 from small_sets import jpegs, ranking, table
 
 from retrieval.benchmarks.places import EARTH, Places, cells, haversine, within
-from retrieval.config import CONFIGS, InputError, build, load_yaml
+from retrieval.config import CONFIGS, build, load_yaml
+from retrieval.errors import InputError
 
 METRES = st.floats(-200, 200).map(lambda x: round(x, 1))
 POINTS = st.integers(1, 12).flatmap(lambda n: arrays(np.float64, (n, 2), elements=METRES))

@@ -10,8 +10,9 @@ import pytest
 from small_sets import jpegs, perfect, ranking, trapezoid
 
 from retrieval.benchmarks.revisited import Published, Revisited, distracting, first_of_landmark
-from retrieval.config import CONFIGS, InputError, build, load_yaml
+from retrieval.config import CONFIGS, build, load_yaml
 from retrieval.data.images import full_size
+from retrieval.errors import InputError
 
 IMAGES = [f"all_souls_{i:06d}" for i in range(6)]
 TRUTH = {

@@ -24,8 +24,8 @@ from retrieval.backbones import TimmBackbone
 from retrieval.benchmarks.folder import Folder
 from retrieval.callbacks import Evaluate, Guard, Waiting, waiting
 from retrieval.callbacks.guard import PATIENCE, last_good
-from retrieval.config import InputError
 from retrieval.embedder import Embedder
+from retrieval.errors import InputError
 from retrieval.extraction import Extract, NotFinite
 from retrieval.poolings import GeM
 from retrieval.subjects import subject

@@ -9,9 +9,9 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from retrieval import candidates, config, embedder, evaluation
-from retrieval.config import InputError
 from retrieval.data import images
 from retrieval.data.folder import read
+from retrieval.errors import InputError
 from retrieval.extraction import Extract, describe, describe_each
 from retrieval.report import runs, tables, writing
 from retrieval.results import Row, printed

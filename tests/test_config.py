@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from retrieval.config import CONFIGS, InputError, build, chosen, compose, flag, load_yaml, near, prepared, refuse_shared
+from retrieval.config import CONFIGS, build, chosen, compose, load_yaml, prepared, refuse_shared
+from retrieval.errors import InputError, flag, near
 from retrieval.poolings import GeM
 
 ROOT = CONFIGS.parent

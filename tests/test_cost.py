@@ -13,8 +13,8 @@ from small_runs import TINY, columns, tiny
 from torch import Tensor, nn
 
 from retrieval import config, embedder, training
-from retrieval.config import InputError
 from retrieval.embedder import Embedder
+from retrieval.errors import InputError
 from retrieval.extraction import Extract
 from retrieval.parts import Parts
 from retrieval.sweep import cost, measured

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from retrieval.backbones import TimmBackbone
-from retrieval.config import InputError
 from retrieval.data import images
 from retrieval.data.augment import Augment
-from retrieval.data.batching import BalancedBatches, Batches, Draw, LandmarkBatches, TupleBatches, by_shape
+from retrieval.data.batching import BalancedBatches, Batches, Draw, LandmarkBatches, TupleBatches
 from retrieval.data.folder import read
-from retrieval.data.images import UnreadablePhoto
+from retrieval.data.images import UnreadablePhoto, by_shape
 from retrieval.data.module import FolderData, hold_out, refuse_sizes
+from retrieval.errors import InputError
 
 Capture = pytest.CaptureFixture[str]
 TWO = {"_target_": "retrieval.data.batching.LandmarkBatches", "landmarks": 2, "photos": 2}

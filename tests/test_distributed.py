@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
 from retrieval import config, evaluation, extraction, processes, training
-from retrieval.config import InputError
+from retrieval.errors import InputError
 from retrieval.launch import launched
 from retrieval.parts import Parts
 from retrieval.sharding import full

@@ -24,9 +24,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from retrieval.config import InputError
 from retrieval.data.archives import BrokenArchive, UnsafeArchive
 from retrieval.data.download import SOURCES, DownloadError, fetch, prepare, unpack
+from retrieval.errors import InputError
 
 CONTENT = bytes(range(256)) * 1000
 PACKAGE = Path(__file__).parent.parent

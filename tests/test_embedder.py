@@ -9,8 +9,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from retrieval import embedder
-from retrieval.config import CONFIGS, InputError, load_yaml
+from retrieval.config import CONFIGS, load_yaml
 from retrieval.data.images import ORIENTATION
+from retrieval.errors import InputError
 
 POOLINGS = sorted({path.stem for path in (CONFIGS / "pooling").glob("*.yaml")} - {"mixvpr"})  # that takes one size
 

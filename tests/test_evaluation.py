@@ -13,8 +13,8 @@ from retrieval import config, embedder, evaluation, extraction, results, subject
 from retrieval.benchmarks import revisited
 from retrieval.benchmarks.folder import Folder
 from retrieval.benchmarks.revisited import Revisited, checked
-from retrieval.config import InputError
 from retrieval.data import landmarks
+from retrieval.errors import InputError
 from retrieval.extraction import Extract
 from retrieval.passes import Pass
 from retrieval.report import runs

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from retrieval.config import CONFIGS, InputError, build, load_yaml
+from retrieval.config import CONFIGS, build, load_yaml
+from retrieval.errors import InputError
 from retrieval.features import Features
 
 YAMLS = sorted((CONFIGS / "pooling").glob("*.yaml"))

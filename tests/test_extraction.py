@@ -10,9 +10,9 @@ from PIL import Image
 from test_embedder import POOLINGS, described
 
 from retrieval import config, embedder, extraction
-from retrieval.config import InputError
 from retrieval.data.images import Photo, UnreadablePhoto
 from retrieval.embedder import Embedder
+from retrieval.errors import InputError
 from retrieval.extraction import Extract, NotFinite, describe
 
 

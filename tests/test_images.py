@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from retrieval.config import InputError
 from retrieval.data.images import (
     ORIENTATION,
     Photo,
@@ -17,14 +16,12 @@ from retrieval.data.images import (
     decode,
     fit,
     full_size,
-    normalised,
-    padded,
     target_size,
     target_sizes,
-    to_bytes,
-    to_tensor,
     unreadable,
 )
+from retrieval.data.tensors import normalised, padded, to_bytes, to_tensor
+from retrieval.errors import InputError
 
 sides = st.integers(1, 3000)
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import distributed as dist
 
 from retrieval import launch, processes
-from retrieval.config import InputError
+from retrieval.errors import InputError
 from retrieval.launch import asked, launched, layout, visible
 from retrieval.stopping import SIGNALS, Stopped, requeue
 

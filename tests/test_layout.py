@@ -32,6 +32,8 @@ LAYERS = [
     {"embedder", "data", "losses", "subjects"} | {"report"},
     {"backbones", "timm_models", "poolings", "heads"},
     {"features", "config", "metrics", "statistics", "descriptors", "processes", "launch", "stopping"},
+    {"spec"},
+    {"errors"},
 ]
 ROOMS = {
     "hydra": {"config"},

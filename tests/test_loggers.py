@@ -28,7 +28,8 @@ from wandb.wandb_agent import Agent
 from retrieval import training
 from retrieval.callbacks import WandbLogger
 from retrieval.callbacks.loggers import final, names
-from retrieval.config import CONFIGS, InputError
+from retrieval.config import CONFIGS
+from retrieval.errors import InputError
 from retrieval.extraction import NotFinite
 from retrieval.report.__main__ import main
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from retrieval import losses
-from retrieval.config import CONFIGS, InputError, load_yaml
+from retrieval.config import CONFIGS, load_yaml
+from retrieval.errors import InputError
 from retrieval.losses import Memory, Objective, QuantisedAP, SmoothAP, TupleContrastive, TupleTriplet
 
 LOSSES = sorted(path.stem for path in (CONFIGS / "loss").glob("*.yaml"))

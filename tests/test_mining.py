@@ -12,11 +12,11 @@ from torch import distributed as dist
 from torch import multiprocessing
 
 from retrieval import embedder
-from retrieval.config import InputError
 from retrieval.data.batching import TupleBatches
 from retrieval.data.images import Photo, UnreadablePhoto
 from retrieval.descriptors import Indices, Rows
 from retrieval.embedder import Embedder
+from retrieval.errors import InputError
 from retrieval.extraction import Extract, describe
 from retrieval.mining import Mined, changed, hard_negatives, mine
 from retrieval.together import describe_together

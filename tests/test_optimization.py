@@ -14,8 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from retrieval.backbones import TimmBackbone
-from retrieval.config import CONFIGS, InputError, build, load_yaml
+from retrieval.config import CONFIGS, build, load_yaml
 from retrieval.embedder import Embedder
+from retrieval.errors import InputError
 from retrieval.heads import Projection
 from retrieval.optimization import hold_p, parameter_groups, warmup_cosine
 from retrieval.poolings import GeM, NetVLAD

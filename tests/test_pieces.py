@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from retrieval.backbones import TimmBackbone
-from retrieval.config import InputError
-from retrieval.data.images import normalised
+from retrieval.data.tensors import normalised
 from retrieval.embedder import Embedder
+from retrieval.errors import InputError
 from retrieval.heads import Projection
 from retrieval.pieces import embedded, refuse_pieces
 from retrieval.poolings import GeM

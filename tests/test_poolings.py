@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from retrieval.config import CONFIGS, InputError, build, load_yaml
+from retrieval.config import CONFIGS, build, load_yaml
+from retrieval.errors import InputError
 from retrieval.features import Features
 from retrieval.poolings import CLS, Attention, GeM, GlobalAverage, MeanToken, SpatialPyramid, StridedConv
 from retrieval.poolings import functional as F

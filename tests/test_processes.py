@@ -3,7 +3,7 @@
 import pytest
 
 from retrieval import processes
-from retrieval.config import InputError
+from retrieval.errors import InputError
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 SLURM = ("JOB_NAME", "NTASKS", "PROCID", "LOCALID", "NTASKS_PER_NODE")

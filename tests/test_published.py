@@ -15,8 +15,9 @@ import torchvision
 from torch import Tensor, nn
 
 from retrieval import embedder, evaluation, published, whitening
-from retrieval.config import CONFIGS, InputError, compose, load_yaml
+from retrieval.config import CONFIGS, compose, load_yaml
 from retrieval.data import sources, truth
+from retrieval.errors import InputError
 from retrieval.poolings import RMAC
 from retrieval.scales import multi_scale
 from retrieval.subjects import subject

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from retrieval import rerank
-from retrieval.config import CONFIGS, InputError, build, load_yaml
+from retrieval.config import CONFIGS, build, load_yaml
 from retrieval.descriptors import Descriptors
+from retrieval.errors import InputError
 from retrieval.rerank import AlphaQE, DatabaseAugmentation, Diffusion, KReciprocal, Ranking, Step, SuperGlobal, ranking
 from retrieval.rerank.diffusion import affinity, diffused, normalised, sources
 from retrieval.search import Exact, Faiss

@@ -21,7 +21,7 @@ from safetensors.torch import load, load_file
 from retrieval import config, store, training
 from retrieval.callbacks import Clock
 from retrieval.callbacks.checkpoints import Latest, newest, random_state, restore, whole
-from retrieval.config import InputError
+from retrieval.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 WORDS = [

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from test_embedder import described
 
 from retrieval import embedder
-from retrieval.config import InputError
-from retrieval.data import images
+from retrieval.data import tensors
 from retrieval.embedder import Embedder
+from retrieval.errors import InputError
 from retrieval.scales import AGGREGATES, aggregation, exponent, multi_scale, rescaled
 
 SCALES = [1.0, 2**-0.5, 0.5]
@@ -100,7 +100,7 @@ def test_a_vits_scaled_sides_stay_multiples_of_its_patch() -> None:
 @pytest.mark.parametrize("scale", [2**0.5, 2**-0.5, 0.5])
 def test_a_padded_photo_is_resized_as_if_it_were_alone(scale: float, multiple: int) -> None:
     photos = [torch.rand(3, 48, 64), torch.rand(3, 64, 32)]
-    small, sizes = rescaled(*images.padded(photos)[:1], scale, multiple, images.padded(photos).sizes)
+    small, sizes = rescaled(*tensors.padded(photos)[:1], scale, multiple, tensors.padded(photos).sizes)
     assert sizes is not None
     for photo, place, (height, width) in zip(photos, small, sizes.tolist(), strict=True):
         alone = rescaled(photo[None], scale, multiple)[0][0]

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from retrieval import search
-from retrieval.config import CONFIGS, InputError, build, load_yaml
+from retrieval.config import CONFIGS, build, load_yaml
 from retrieval.descriptors import BLOCK, Descriptors
+from retrieval.errors import InputError
 from retrieval.search import Exact, Faiss, exhaustive, recall, top
 
 

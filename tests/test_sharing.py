@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from retrieval import companions, config, evaluation, extraction, frozen, training, whitening
 from retrieval.backbones import TimmBackbone
-from retrieval.config import InputError
 from retrieval.data.images import Photo
 from retrieval.embedder import Embedder
+from retrieval.errors import InputError
 from retrieval.features import Features
 from retrieval.heads import Whitening
 from retrieval.parts import Parts

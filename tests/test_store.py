@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from retrieval import store
-from retrieval.config import InputError
 from retrieval.data.images import Photo
 from retrieval.embedder import Embedder, from_config
+from retrieval.errors import InputError
 from retrieval.extraction import Extract
 from retrieval.store import Store, fill
 

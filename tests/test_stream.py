@@ -14,12 +14,13 @@ from PIL import Image
 from small_sets import table
 
 from retrieval.backbones import TimmBackbone
-from retrieval.config import CONFIGS, InputError, build, load_yaml
+from retrieval.config import CONFIGS, build, load_yaml
 from retrieval.data.archives import BrokenArchive
 from retrieval.data.loading import TrainingBatch
 from retrieval.data.module import refuse_sizes
 from retrieval.data.shards import Landmarks
 from retrieval.data.stream import ShardLoader, StreamedData, found
+from retrieval.errors import InputError
 
 LISTED = [f"{i:03x}0" for i in range(40)]  # ten in each of four archives
 OTHERS = [f"{i:03x}0" for i in range(0xF00, 0xF08)]

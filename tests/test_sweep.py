@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from small_runs import TINY
 
 from hydra_plugins.retrieval_sweep import _quoted
-from retrieval.config import InputError
+from retrieval.errors import InputError
 from retrieval.sweep import jobs, plan
 from retrieval.sweep.plan import Job, Wanted
 

@@ -11,8 +11,8 @@ from small_runs import TINY, columns, tiny
 
 from retrieval import config, embedder, losses, training
 from retrieval.benchmarks.folder import SameLandmark
-from retrieval.config import InputError
 from retrieval.data.folder import read
+from retrieval.errors import InputError
 from retrieval.extraction import NotFinite, describe
 from retrieval.parts import Retrieval
 from retrieval.subjects import plain, subject

@@ -13,10 +13,11 @@ from PIL import Image
 from small_sets import jpegs, table
 from test_download import Site, serving, tar
 
-from retrieval.config import CONFIGS, InputError, build, load_yaml
+from retrieval.config import CONFIGS, build, load_yaml
 from retrieval.data import download, google, listed, sfm
 from retrieval.data.images import UnreadablePhoto, decode
 from retrieval.data.module import LandmarkData
+from retrieval.errors import InputError
 
 TRAIN = [f"{i:010x}" for i in range(0xABCDE0, 0xABCDE8)]  # clusters of four, two, one and one photos
 CLUSTERS = [7, 7, 7, 7, 12, 12, 30, 31]

@@ -14,11 +14,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from retrieval import config, embedder, evaluation, extraction, heads, vocabulary, whitening
-from retrieval.config import CONFIGS, InputError, build, load_yaml
+from retrieval.config import CONFIGS, build, load_yaml
 from retrieval.data.images import Photo, full_size
 from retrieval.data.pairs import FolderPairs, SfM120kWhitening
 from retrieval.descriptors import Descriptors
 from retrieval.embedder import Embedder
+from retrieval.errors import InputError
 from retrieval.extraction import Extract
 from retrieval.heads import Whitening
 from retrieval.whitening import PCA, Learned, Published, fit, fit_learned, fit_pca

@@ -6,9 +6,9 @@ import numpy as np
 
 from retrieval import metrics
 from retrieval.benchmarks.ranked import NONE, Ranked
-from retrieval.config import InputError
 from retrieval.data import columns, listed
 from retrieval.data.folder import LandmarkPhotos, read
+from retrieval.errors import InputError
 
 ANSWERS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 

@@ -14,10 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from retrieval import metrics
 from retrieval.benchmarks.ranked import NONE, Ranked
-from retrieval.config import InputError
 from retrieval.data import columns, files
 from retrieval.data.download import prepare
 from retrieval.data.google import WHERE, photos, training
+from retrieval.errors import InputError
 from retrieval.metrics import Array, Indices
 
 USAGES = ("Public", "Private")

@@ -12,10 +12,10 @@ import numpy as np
 
 from retrieval import metrics
 from retrieval.benchmarks.ranked import Ranked
-from retrieval.config import InputError, flag
 from retrieval.data import files
 from retrieval.data.download import prepare
 from retrieval.data.images import Photo
+from retrieval.errors import InputError, flag
 
 PAGE = "https://lear.inrialpes.fr/people/jegou/data.php"
 

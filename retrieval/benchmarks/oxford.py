@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from retrieval import metrics
 from retrieval.benchmarks.ranked import Ranked
-from retrieval.config import InputError, flag
 from retrieval.data import files
 from retrieval.data.download import prepare
 from retrieval.data.images import Photo
+from retrieval.errors import InputError, flag
 from retrieval.metrics import Indices
 
 VGG = "https://www.robots.ox.ac.uk/~vgg/data"

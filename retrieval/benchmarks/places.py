@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from retrieval import metrics
 from retrieval.benchmarks.ranked import NONE, Ranked
-from retrieval.config import InputError
 from retrieval.data import columns, files
 from retrieval.data.images import Photo
+from retrieval.errors import InputError
 from retrieval.metrics import Indices
 
 METRES = (("x", "y"), ("utm_east", "utm_north"), ("easting", "northing"))

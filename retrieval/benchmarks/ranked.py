@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from retrieval import metrics
-from retrieval.config import InputError
 from retrieval.data.images import Photo
+from retrieval.errors import InputError
 from retrieval.metrics import Array, Indices, Measure
 
 NONE: Indices = np.empty(0, dtype=np.int64)

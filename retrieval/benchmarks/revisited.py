@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from retrieval import metrics
 from retrieval.benchmarks.ranked import Ranked
-from retrieval.config import InputError, flag, near
 from retrieval.data import files, landmarks, truth
 from retrieval.data.download import prepare
 from retrieval.data.images import Photo
+from retrieval.errors import InputError, flag, near
 
 LEVELS = ("easy", "hard", "junk")
 DISTRACTORS = 1_001_001  # in revisitop1m

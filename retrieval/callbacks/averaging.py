@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
-from retrieval.config import InputError
+from retrieval.errors import InputError
 
 
 class AveragedWeights(WeightAveraging):

@@ -9,7 +9,7 @@ import torch
 from retrieval import evaluation, processes, sharding
 from retrieval.benchmarks import Benchmark
 from retrieval.benchmarks.folder import SameLandmark
-from retrieval.config import InputError
+from retrieval.errors import InputError
 from retrieval.extraction import Extract
 from retrieval.results import SAID
 from retrieval.together import describe_together

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from retrieval import processes
 from retrieval.companions import sweep_of
-from retrieval.config import InputError
+from retrieval.errors import InputError
 from retrieval.results import Row, printed
 from retrieval.resume import leaves
 

@@ -11,7 +11,7 @@ from typing import IO, cast
 
 from tqdm import tqdm
 
-from retrieval.config import InputError
+from retrieval.errors import InputError
 
 UNREADABLE = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError)
 

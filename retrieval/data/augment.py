@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2 as T
 
-from retrieval.config import InputError, flag
 from retrieval.data import images
+from retrieval.errors import InputError, flag
 
 ASPECTS = ("square", "native")
 

@@ -1,8 +1,8 @@
 """Which photos go together: landmarks x photos, single photos or tuples for training, equal shapes for extraction."""
 
 import math
-from collections import defaultdict, deque
-from collections.abc import Hashable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from retrieval import processes
-from retrieval.config import InputError
+from retrieval.errors import InputError
 
 Indices = NDArray[np.int64]
 Unit = list[int]  # photos that stay on one process
@@ -188,17 +188,3 @@ class Rounds:
             (clashes if item in taken and len(set(taken)) < len(self.items) else taken).append(item)
         self.waiting.extendleft(reversed(clashes))
         return taken
-
-
-def by_shape(shapes: Sequence[Hashable], batch_size: int) -> list[list[int]]:
-    """Batches of indices of equal shape, at most `batch_size` each, in a fixed order."""
-    groups: dict[Hashable, list[int]] = defaultdict(list)
-    for index, shape in enumerate(shapes):
-        groups[shape].append(index)
-    return [group[i : i + batch_size] for group in groups.values() for i in range(0, len(group), batch_size)]
-
-
-def by_size(sizes: Sequence[tuple[int, int]], batch_size: int) -> list[list[int]]:
-    """Batches of indices of sizes that differ little, in a fixed order: sorted by width, then height, and cut."""
-    order = sorted(range(len(sizes)), key=sizes.__getitem__)
-    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from retrieval.config import InputError, near
+from retrieval.errors import InputError, near
 
 LONGEST = 2**24  # characters of a field: a landmark's list of photos has 200,000
 

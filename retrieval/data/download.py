@@ -12,10 +12,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from retrieval.config import InputError, near
 from retrieval.data.archives import BrokenArchive, room, unpack
 from retrieval.data.sources import SOURCES, File, Source
 from retrieval.data.transfer import DownloadError, alone, announced, digest, fetch, write
+from retrieval.errors import InputError, near
 
 __all__ = ["SOURCES", "DownloadError", "fetch", "prepare", "unpack"]
 

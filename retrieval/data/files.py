@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 
-from retrieval.config import InputError
 from retrieval.data.images import SUFFIXES, Photo
+from retrieval.errors import InputError
 
 NAMED = 3  # missing files that a message names
 LISTERS = 16  # threads: a disk far away answers many at once

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from retrieval.config import InputError
 from retrieval.data.images import SUFFIXES, Photo, found, unreadable
+from retrieval.errors import InputError
 
 
 @dataclass(frozen=True)

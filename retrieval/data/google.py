@@ -10,11 +10,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from retrieval.config import InputError, flag
 from retrieval.data import columns, files
 from retrieval.data.download import prepare
 from retrieval.data.folder import LandmarkPhotos
 from retrieval.data.images import Photo
+from retrieval.errors import InputError, flag
 
 WHERE = (
     "The tables and photos come from https://s3.amazonaws.com/google-landmark, see "

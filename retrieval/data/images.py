@@ -1,19 +1,16 @@
-"""Photos: what is known of them from their headers, and how they become tensors."""
+"""Photos: what is known of them from their headers, and how they are decoded and resized; without torch."""
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 from tqdm import tqdm
 
-from retrieval.config import InputError
+from retrieval.errors import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 ORIENTATION = 0x0112
@@ -123,40 +120,6 @@ def nearest(side: int, multiple: int) -> int:
     return max(multiple, round(side / multiple) * multiple)
 
 
-def to_bytes(image: Image.Image) -> Tensor:
-    """(3, H, W) uint8, channels last in memory as in the image: a quarter of what the network takes."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-
-def to_tensor(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(3, H, W) float32, normalised."""
-    return normalised(to_bytes(image)[None], mean, std)[0]
-
-
-def normalised(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(B, 3, H, W) uint8 -> float32 (x / 255 - mean) / std, on the device where the pixels are."""
-    center, spread = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (mean, std))
-    return pixels.float().div_(255).sub_(center).div_(spread)
-
-
-class Batch(NamedTuple):
-    """pixels (B, 3, H, W), channels last in memory; sizes (B, 2): the real height and width of each, None where
-    nothing is padded."""
-
-    pixels: Tensor
-    sizes: Tensor | None
-
-
-def padded(photos: Sequence[Tensor]) -> Batch:
-    """Photos (3, h, w) in one batch of the largest height and width, each at the top left with 0 beside it."""
-    sizes = [(photo.shape[1], photo.shape[2]) for photo in photos]
-    height, width = (max(sides) for sides in zip(*sizes, strict=True))
-    whole = photos[0].new_zeros(len(photos), height, width, 3).permute(0, 3, 1, 2)
-    for place, photo in zip(whole, photos, strict=True):
-        place[:, : photo.shape[1], : photo.shape[2]] = photo
-    return Batch(whole, torch.tensor(sizes) if len(set(sizes)) > 1 else None)
-
-
 def found(root: Path) -> list[Path]:
     """Image files directly in a folder, sorted by name; hidden files are left out."""
     return sorted(p for p in root.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
@@ -186,3 +149,17 @@ def _fault(photo: Photo) -> tuple[str, UnreadablePhoto] | None:
     except UnreadablePhoto as error:
         return photo.path, error
     return None
+
+
+def by_shape(shapes: Sequence[Hashable], batch_size: int) -> list[list[int]]:
+    """Batches of indices of equal shape, at most `batch_size` each, in a fixed order."""
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for index, shape in enumerate(shapes):
+        groups[shape].append(index)
+    return [group[i : i + batch_size] for group in groups.values() for i in range(0, len(group), batch_size)]
+
+
+def by_size(sizes: Sequence[tuple[int, int]], batch_size: int) -> list[list[int]]:
+    """Batches of indices of sizes that differ little, in a fixed order: sorted by width, then height, and cut."""
+    order = sorted(range(len(sizes)), key=sizes.__getitem__)
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]

@@ -20,10 +20,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from retrieval.config import InputError
 from retrieval.data.drawing.architecture import design, sibling
 from retrieval.data.drawing.facade import Facade, facade, halved
 from retrieval.data.drawing.photographing import Photo, photograph
+from retrieval.errors import InputError
 
 VERSION = 1  # of the drawing: another one makes other pictures from the same arguments
 FAMILY = 2  # landmarks that look alike

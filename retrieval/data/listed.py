@@ -3,10 +3,10 @@
 from collections import Counter
 from pathlib import Path
 
-from retrieval.config import InputError
 from retrieval.data import columns, files
 from retrieval.data.folder import LandmarkPhotos
 from retrieval.data.images import Photo
+from retrieval.errors import InputError
 
 
 def read(file: str | Path, root: str | Path | None = None) -> LandmarkPhotos:

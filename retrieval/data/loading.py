@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from retrieval.data import images
+from retrieval.data import images, tensors
 from retrieval.data.augment import Augment
 from retrieval.data.batching import Batches, Draw, TupleBatches
 from retrieval.data.folder import LandmarkPhotos
@@ -51,7 +51,7 @@ class TrainingPhotos(Dataset[tuple[Tensor | Features, int, str]]):
         if self.features:
             return self.features[draw.resolution][draw.index], self.labels[draw.index], photo.path
         changed = self.augment(images.decode(photo), draw.resolution, draw.seed)
-        return images.to_bytes(changed), self.labels[draw.index], photo.path
+        return tensors.to_bytes(changed), self.labels[draw.index], photo.path
 
 
 class Loader(DataLoader[TrainingBatch]):

@@ -7,12 +7,13 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 
-from retrieval.config import InputError, build, near
+from retrieval.config import build
 from retrieval.data import images, landmarks
 from retrieval.data.augment import Augment
 from retrieval.data.batching import Batches, Indices, partners
 from retrieval.data.folder import LandmarkPhotos, read
 from retrieval.data.loading import Loader, TrainingPhotos
+from retrieval.errors import InputError, near
 from retrieval.features import Features
 
 WHITENED = 10_000  # pairs that a whitening layer is fitted to at the most: 20,000 photos are described

@@ -6,11 +6,11 @@ from typing import Protocol
 
 import numpy as np
 
-from retrieval.config import InputError
 from retrieval.data import files, sfm, truth
 from retrieval.data.batching import Indices
 from retrieval.data.folder import read
 from retrieval.data.images import Photo
+from retrieval.errors import InputError
 from retrieval.subjects import digest
 
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from retrieval.config import InputError, flag
 from retrieval.data import files, truth
 from retrieval.data.batching import Indices
 from retrieval.data.download import prepare
 from retrieval.data.folder import LandmarkPhotos
 from retrieval.data.images import Photo
+from retrieval.errors import InputError, flag
 
 Pairs = tuple[Indices, Indices]  # queries and positives, (Q,) each
 Box = tuple[float, float, float, float]

@@ -29,13 +29,13 @@ from webdataset.shardlists import SimpleShardList, expand_urls, split_by_worker
 from webdataset.tariterators import tarfile_to_samples
 
 from retrieval import processes
-from retrieval.config import InputError
-from retrieval.data import google, images, sources
+from retrieval.data import google, images, sources, tensors
 from retrieval.data.augment import Augment
 from retrieval.data.folder import LandmarkPhotos
 from retrieval.data.loading import TrainingBatch, collated
 from retrieval.data.module import sides
 from retrieval.data.shards import Landmarks, counted
+from retrieval.errors import InputError
 
 Item = tuple[Tensor, int, str]  # a crop (3, H, W) uint8, its landmark and where the photo lies
 Given = tuple[TrainingBatch | None, list[str]]  # a batch, if there is one, and what could not be read before it
@@ -130,7 +130,7 @@ class Crops:
                 self.fault(error)
                 continue
             seed = np.random.default_rng([self.seed, self.epoch, crc32(photo["__key__"].encode())]).integers(2**31)
-            yield images.to_bytes(self.augment(rgb, resolution, int(seed))), number, path
+            yield tensors.to_bytes(self.augment(rgb, resolution, int(seed))), number, path
 
     def fault(self, error: Exception) -> bool:
         """Note what cannot be read; True tells webdataset to go on."""

@@ -15,8 +15,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from retrieval.config import InputError
 from retrieval.data.archives import room
+from retrieval.errors import InputError
 
 CHUNK = 1 << 18
 AGENT = {"User-Agent": "retrieval"}

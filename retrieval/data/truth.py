@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from retrieval.config import InputError
+from retrieval.errors import InputError
 
 SUFFIXES = (".pkl", ".pickle", ".json")
 LIMIT = 256 * 2**20  # bytes of a file: those published have 0.1 to 20 million

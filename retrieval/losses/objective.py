@@ -6,7 +6,8 @@ from pytorch_metric_learning.losses import BaseMetricLossFunction, CrossBatchMem
 from pytorch_metric_learning.miners import BaseMiner
 from torch import Tensor, nn
 
-from retrieval.config import InputError, build
+from retrieval.config import build
+from retrieval.errors import InputError
 from retrieval.losses.memory import Memory
 from retrieval.losses.ranking import AveragePrecisionLoss
 from retrieval.losses.tuples import TupleLoss

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from retrieval.config import InputError
+from retrieval.errors import InputError
 
 
 class AveragePrecisionLoss(nn.Module, ABC):

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from retrieval.config import InputError
+from retrieval.errors import InputError
 
 EPS = 1e-6  # added to every difference: no distance is 0, where its gradient is undefined
 

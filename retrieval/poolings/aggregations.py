@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from retrieval.config import InputError
+from retrieval.errors import InputError
 from retrieval.features import Features
 from retrieval.poolings import functional as F
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retrieval.config import InputError
+from retrieval.errors import InputError
 from retrieval.poolings.power_mean import PowerMean
 
 

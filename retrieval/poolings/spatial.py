@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from retrieval.config import InputError
+from retrieval.errors import InputError
 from retrieval.features import Features
 from retrieval.poolings import functional as F
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from retrieval.config import near
+from retrieval.errors import near
 from retrieval.report.configs import config_of
 from retrieval.report.lines import EVALUATED, SIZES, Row, natural
 from retrieval.report.points import Point, points

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from retrieval.config import near
+from retrieval.errors import near
 from retrieval.report.configs import config_of
 from retrieval.report.lines import EVALUATED, Line, Row, by_benchmark, evaluated, judged_on, line_of, short, sizes
 from retrieval.report.tables import main_metric, metrics

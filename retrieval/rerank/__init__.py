@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Protocol
 
-from retrieval.config import InputError
+from retrieval.errors import InputError
 from retrieval.rerank.diffusion import Diffusion
 from retrieval.rerank.expansion import AlphaQE, DatabaseAugmentation
 from retrieval.rerank.ranking import Ranking

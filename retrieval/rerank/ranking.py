@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from retrieval.config import InputError
 from retrieval.descriptors import Descriptors, Indices, Rows
+from retrieval.errors import InputError
 from retrieval.search import Search, top
 
 JUNK = ("kept", "removed")

@@ -9,8 +9,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.config import InputError
 from retrieval.descriptors import BLOCK, Descriptors, Indices, Rows
+from retrieval.errors import InputError
 from retrieval.search.exhaustive import Exact, chunks
 from retrieval.search.files import fingerprint, load, refuse_other, save
 

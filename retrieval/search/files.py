@@ -9,8 +9,8 @@ from typing import Any
 import faiss
 import numpy as np
 
-from retrieval.config import InputError
 from retrieval.descriptors import BLOCK, Descriptors
+from retrieval.errors import InputError
 
 
 def fingerprint(gallery: Descriptors) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from retrieval.config import InputError
+from retrieval.errors import InputError
 from retrieval.sweep.overview import show
 
 

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from retrieval import config, extraction, frozen, launch, processes, resume, training
-from retrieval.config import InputError
+from retrieval.errors import InputError
 from retrieval.evaluation import Asked
 from retrieval.optimization import steps_of
 from retrieval.parts import Parts, refuse

@@ -13,7 +13,8 @@ from filelock import Timeout
 from omegaconf import DictConfig
 
 from retrieval import launch, processes
-from retrieval.config import InputError, explain
+from retrieval.config import explain
+from retrieval.errors import InputError
 from retrieval.sweep import plan
 from retrieval.sweep.plan import Job, Wanted
 

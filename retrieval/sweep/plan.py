@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig
 
-from retrieval.config import InputError
+from retrieval.errors import InputError
 from retrieval.subjects import deciding, digest
 
 State = Literal["waiting", "running", "done", "failed", "stopped", "killed"]

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from retrieval.config import InputError
 from retrieval.descriptors import Descriptors
+from retrieval.errors import InputError
 from retrieval.heads import Whitening, kept
 
 Matrix = NDArray[np.float64]

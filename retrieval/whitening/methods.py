@@ -6,8 +6,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from retrieval.config import InputError, build
+from retrieval.config import build
 from retrieval.data.pairs import Pairs
+from retrieval.errors import InputError
 from retrieval.heads import Whitening, kept
 from retrieval.whitening.fit import Vectors, fit_learned, fit_pca
 
