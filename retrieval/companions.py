@@ -1,8 +1,4 @@
-"""The untrained models of a sweep's other jobs that a pass over the photos can describe beside a job's own.
-
-A sweep's folder holds `sweep.json`, its jobs and their states, and `configs.json`, the whole config of each job by the
-name of its folder.
-"""
+"""The untrained models of a sweep's other jobs that a pass over the photos can describe beside a job's own."""
 
 import json
 from collections.abc import Mapping
@@ -15,7 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from retrieval import candidates, extraction, vocabulary
+from retrieval import candidates, extraction, plan, vocabulary
 from retrieval.backbones import TimmBackbone
 from retrieval.candidates import Candidate
 from retrieval.config import build
@@ -54,11 +50,11 @@ def of(output_dir: Path, backbone: TimmBackbone, extract: Extract) -> list[Candi
 def sharing(output_dir: Path) -> list[Config]:
     """Configs of the jobs that are not done and whose photos pass the same backbone in the same way; one for each
     model."""
-    sweep = sweep_of(output_dir)
-    if sweep is None or not (sweep / "configs.json").is_file():
+    sweep = plan.sweep_of(output_dir)
+    if sweep is None:
         return []
-    configs: dict[str, Config] = json.loads((sweep / "configs.json").read_text())
-    done = {job["folder"] for job in json.loads((sweep / "sweep.json").read_text())["jobs"] if job["state"] == "done"}
+    configs = plan.configs(sweep)
+    done = {job.folder for job in plan.read(sweep) if job.state == "done"}
     own = configs.pop(output_dir.relative_to(sweep).as_posix(), None)
     if own is None or not untrained(own):
         return []
@@ -68,11 +64,6 @@ def sharing(output_dir: Path) -> list[Config]:
         if folder not in done and untrained(cfg) and passed(cfg) == passed(own) and model(cfg) != model(own)
     ]
     return list({json.dumps(model(cfg), sort_keys=True): cfg for cfg in alike}.values())
-
-
-def sweep_of(output_dir: Path) -> Path | None:
-    """The folder of the sweep that a job's folder lies in, however deep; None without one."""
-    return next((folder for folder in output_dir.parents if (folder / "sweep.json").is_file()), None)
 
 
 def untrained(cfg: Config) -> bool:

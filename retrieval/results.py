@@ -132,9 +132,9 @@ def p_of(model: Embedder) -> float | dict[str, float] | None:
     return {"mean": p.mean().item(), "min": p.min().item(), "max": p.max().item()}
 
 
-def parameters(module: nn.Module) -> int:
-    """Number of weights."""
-    return sum(p.numel() for p in module.parameters())
+def parameters(*modules: nn.Module) -> int:
+    """Number of weights of modules, those that they share once."""
+    return sum(p.numel() for p in {p for module in modules for p in module.parameters()})
 
 
 def shown(benchmark: Benchmark) -> list[int]:

@@ -29,7 +29,7 @@ LAYERS = [
         "vocabulary",
         "whitening",
     },
-    {"embedder", "data", "losses", "subjects"} | {"report"},
+    {"embedder", "data", "losses", "subjects", "plan"} | {"report"},
     {"backbones", "timm_models", "poolings", "heads"},
     {"features", "config", "metrics", "statistics", "descriptors", "processes", "launch", "stopping"},
     {"spec"},

@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from retrieval.sweep import overview, plan, status, wording
+from retrieval import plan
+from retrieval.sweep import overview, status, wording
 from retrieval.sweep.__main__ import main
 from retrieval.sweep.status import Status
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from retrieval import training
 from retrieval.config import CONFIGS, compose, load_yaml
-from retrieval.sweep.plan import read
+from retrieval.plan import read
 
 EXPERIMENT = CONFIGS / "experiment"
 RECIPES = sorted(EXPERIMENT.glob("*/*.yaml"))

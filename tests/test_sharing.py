@@ -50,7 +50,7 @@ def sweep(folder: Path, jobs: Sequence[DictConfig]) -> None:
     """The plan of a sweep whose jobs are still to be done."""
     folder.mkdir(parents=True, exist_ok=True)
     names = [Path(cfg.output_dir).relative_to(folder).as_posix() for cfg in jobs]
-    told = [{"job": i, "folder": name, "state": "waiting"} for i, name in enumerate(names)]
+    told = [{"job": i, "folder": name, "overrides": [], "state": "waiting"} for i, name in enumerate(names)]
     (folder / "sweep.json").write_text(json.dumps({"script": "eval", "jobs": told}))
     (folder / "configs.json").write_text(json.dumps(dict(zip(names, map(plain, jobs), strict=True))))
 

@@ -15,9 +15,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from small_runs import TINY
 
 from hydra_plugins.retrieval_sweep import _quoted
+from retrieval import plan
 from retrieval.errors import InputError
-from retrieval.sweep import jobs, plan
-from retrieval.sweep.plan import Job, Wanted
+from retrieval.plan import Job, Wanted
+from retrieval.sweep import jobs
 
 ROOT = Path(__file__).parent.parent
 SHELF = ["backbone=timm", "backbone.name=test_resnet", "extract.resolutions=[48]", "extract.workers=0"]

@@ -71,7 +71,8 @@ class PlannedLauncher(Launcher):
         )
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from retrieval.sweep import jobs, overview, plan
+        from retrieval import plan
+        from retrieval.sweep import jobs, overview
 
         wanted = [self._wanted(list(overrides)) for overrides in job_overrides]
         if self.config.get("dry_run"):
@@ -96,7 +97,7 @@ class PlannedLauncher(Launcher):
 
     def _wanted(self, overrides: list[str]) -> Any:
         from retrieval import config
-        from retrieval.sweep.plan import Wanted
+        from retrieval.plan import Wanted
 
         cfg = self.context.config_loader.load_sweep_config(self.config, overrides)
 

@@ -13,8 +13,8 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from torch import Tensor
 
 from retrieval import processes
-from retrieval.companions import sweep_of
 from retrieval.errors import InputError
+from retrieval.plan import sweep_of
 from retrieval.results import Row, printed
 from retrieval.resume import leaves
 

@@ -12,10 +12,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from retrieval.plan import LOCK, PLAN
 from retrieval.report.checks import number
 from retrieval.report.reading import Unreadable, cleaned, content, find
 
-PLAN, LOCK, PROGRESS = "sweep.json", "job.lock", "progress.json"
+PROGRESS = "progress.json"
 STATES = ("done", "failed", "stopped", "killed", "running", "waiting")
 
 

@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from torch import nn
 
 from retrieval import config, extraction, frozen, launch, processes, resume, training
 from retrieval.errors import InputError
 from retrieval.evaluation import Asked
 from retrieval.optimization import steps_of
 from retrieval.parts import Parts, refuse
+from retrieval.results import parameters
 from retrieval.subjects import plain
 from retrieval.sweep.measured import flops, looks, looks_while_training, pace_of_steps, seconds
 from retrieval.sweep.wording import clock
 
-FREE = ("seed", "output_dir", "logger", "cache")  # of which a cost does not depend
+COSTLESS = ("seed", "output_dir", "logger", "cache")  # of which a cost does not depend
 NOTES = (
     "GFLOPs: of one square photo, in convolutions and matrix products, a multiply-add as 2.",
     "Times: extrapolated from a few steps and batches. Judging takes at most so long, as descriptors that lie in the",
@@ -126,11 +126,6 @@ def alone(cfg: DictConfig) -> DictConfig:
     return one
 
 
-def parameters(*modules: nn.Module) -> int:
-    """Numbers in the parameters of modules, those that they share once."""
-    return sum(parameter.numel() for parameter in {p for module in modules for p in module.parameters()})
-
-
 def named(device: torch.device) -> str:
     """The device in words."""
     if device.type == "cuda":
@@ -141,7 +136,7 @@ def named(device: torch.device) -> str:
 def table(configs: Sequence[DictConfig], differs: Sequence[Mapping[str, Any]], script: str) -> str:
     """A line a job: what tells it from the others, and what it costs or why it is refused; then the sum.
 
-    Jobs that differ in FREE alone are measured once.
+    Jobs that differ in COSTLESS alone are measured once.
     """
     measured: dict[str, Cost] = {}
     found = [told(cfg, script, measured) for cfg in configs]
@@ -209,6 +204,6 @@ def told(cfg: DictConfig, script: str, measured: dict[str, Cost]) -> Cost | str:
 
 def alike(cfg: DictConfig) -> str:
     """The same for jobs that cost the same; a folder that holds a run is looked at for each."""
-    costs = {key: value for key, value in plain(cfg).items() if key not in FREE}
+    costs = {key: value for key, value in plain(cfg).items() if key not in COSTLESS}
     held = cfg.output_dir if (Path(cfg.output_dir) / "config.yaml").exists() else None
     return json.dumps([costs, held], sort_keys=True, default=str)

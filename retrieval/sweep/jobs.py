@@ -12,11 +12,10 @@ import torch
 from filelock import Timeout
 from omegaconf import DictConfig
 
-from retrieval import launch, processes
+from retrieval import launch, plan, processes
 from retrieval.config import explain
 from retrieval.errors import InputError
-from retrieval.sweep import plan
-from retrieval.sweep.plan import Job, Wanted
+from retrieval.plan import Job, Wanted
 
 ERROR = "error.txt"  # the traceback of a job that failed
 PATIENCE = 2.0  # seconds in which a look at a job's lock has passed

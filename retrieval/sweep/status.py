@@ -11,9 +11,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
+from retrieval import plan
 from retrieval.report.lines import Row
 from retrieval.report.tables import levels, main_metric, named
-from retrieval.sweep import plan
 
 HELD_OUT = "validation/mAP"
 CURVE = re.compile(r"(.+?)/(.+)@(\d+)")  # benchmark, metric, resolution: a curve of callbacks=evaluate

@@ -64,6 +64,11 @@ def configs(sweep_dir: Path) -> dict[str, dict[str, Any]]:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
+def sweep_of(output_dir: Path) -> Path | None:
+    """The folder of the sweep that a job's folder lies in, however deep; None without one."""
+    return next((folder for folder in output_dir.parents if _planned(folder)), None)
+
+
 def lay_out(sweep_dir: Path, script: str, wanted: Sequence[Wanted]) -> list[Job]:
     """The job of each of `wanted`: the one that the plan has, or a new one.
 
@@ -106,10 +111,8 @@ def update(sweep_dir: Path, folder: str, **changes: Any) -> None:
     """Change what the plan says of a job."""
     with _locked(sweep_dir):
         content = _content(sweep_dir)
-        for job in content["jobs"]:
-            if job["folder"] == folder:
-                job.update(changes)
-        _write(sweep_dir / PLAN, content)
+        jobs = [replace(job, **changes) if job.folder == folder else job for job in content["jobs"]]
+        _write(sweep_dir / PLAN, {"script": content["script"], "jobs": [asdict(job) for job in jobs]})
 
 
 def identity(config: Mapping[str, Any]) -> str:
@@ -164,7 +167,7 @@ def _written(sweep_dir: Path, script: str | None = None) -> list[Job]:
     content = _content(sweep_dir)
     if script not in (None, content["script"]):
         raise InputError(f"{sweep_dir} is a sweep of {content['script']}.py: name another hydra.sweep.dir")
-    return [Job(**job) for job in content["jobs"]]
+    return content["jobs"]
 
 
 def _content(sweep_dir: Path) -> dict[str, Any]:
@@ -172,7 +175,7 @@ def _content(sweep_dir: Path) -> dict[str, Any]:
         raise InputError(f"a sweep's folder holds a {PLAN}, {sweep_dir} has none")
     try:
         content = json.loads((sweep_dir / PLAN).read_text(encoding="utf-8"))
-        return {"script": content["script"], "jobs": list(content["jobs"])}
+        return {"script": content["script"], "jobs": [Job(**job) for job in content["jobs"]]}
     except (ValueError, LookupError, TypeError) as error:
         raise InputError(f"{sweep_dir / PLAN} is no plan of a sweep: {error!r}") from error
 
