@@ -1,6 +1,5 @@
 """Approximate nearest neighbours, and clusters, by faiss."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.descriptors import BLOCK, Descriptors, Indices, Rows
+from retrieval import faiss_index
+from retrieval.descriptors import Descriptors, Indices, Rows
 from retrieval.errors import InputError
 from retrieval.search.exhaustive import Exact, chunks
 from retrieval.search.files import fingerprint, load, refuse_other, save
@@ -18,6 +18,7 @@ FAISS_VERSION: str = faiss.__version__
 RECALL_QUERIES = 1000
 GPU_NEIGHBOURS = 2048  # the most that faiss gives on a GPU
 RECALLS = (1, 10, 100)
+NAMED = "search.factory"
 
 
 class Faiss:
@@ -50,7 +51,7 @@ class Faiss:
             )
         if nprobe is not None and (not isinstance(nprobe, int) or nprobe < 1):
             raise InputError(f"search.nprobe must be a whole number from 1, got {nprobe!r}")
-        self.nprobe = (nprobe or 16) if inverted else None
+        self.nprobe = (nprobe or faiss_index.PROBED) if inverted else None
         self.held: tuple[Descriptors, Any, Any] | None = None
 
     @property
@@ -61,12 +62,7 @@ class Faiss:
 
     def check(self, dim: int, rows: int) -> None:
         """Refuse what cannot be made for so many rows of this dimension, before anything is described."""
-        self._empty(dim)
-        if rows < (needed := clusters(self.factory)):
-            raise InputError(
-                f"search.factory '{self.factory}' trains {needed} clusters and needs as many images, the gallery has "
-                f"{rows}; accepted: fewer clusters, HNSW32, Flat or search=exact"
-            )
+        faiss_index.check(self.factory, dim, rows, NAMED)
         if self.index and self.index.exists():
             refuse_other(self.index, self._made_of(dim, rows))
 
@@ -84,10 +80,7 @@ class Faiss:
         k = min(k, len(gallery))
         index, on_gpus = self._indexed(gallery)
         by = on_gpus if k <= GPU_NEIGHBOURS else index
-        values, found = by.search(np.ascontiguousarray(queries, dtype=np.float32), k)
-        values = np.where(found < 0, -np.inf, values).astype(np.float32)
-        order = np.lexsort((found, -values), axis=-1)
-        return np.take_along_axis(values, order, 1), np.take_along_axis(found, order, 1)
+        return faiss_index.nearest(by, queries, k)
 
     def recall(self, queries: Rows, gallery: Descriptors) -> dict[str, float]:
         """`recall` of this search, as it scores, against the exact one; of many queries for 1,000, evenly spread."""
@@ -111,36 +104,10 @@ class Faiss:
         return index
 
     def _filled(self, gallery: Descriptors) -> Any:
-        self.check(gallery.dim, len(gallery))
-        index = self._empty(gallery.dim)
-        if not index.is_trained:
-            drawn = np.random.default_rng(self.seed).permutation(len(gallery))
-            sample = np.sort(drawn[: max(65_536, 256 * clusters(self.factory))])
-            try:
-                index.train(gallery.take(sample))
-            except RuntimeError as error:
-                raise InputError(
-                    f"search.factory '{self.factory}' cannot be trained on {len(sample)} images: {error}"
-                ) from error
-        for start in range(0, len(gallery), BLOCK):
-            index.add(gallery.take(np.arange(start, min(start + BLOCK, len(gallery)))))
-        return index
-
-    def _empty(self, dim: int) -> Any:
-        try:
-            return self._tuned(faiss.index_factory(dim, plain_codes(self.factory), faiss.METRIC_INNER_PRODUCT))
-        except RuntimeError as error:
-            raise InputError(
-                f"search.factory '{self.factory}' is no faiss index of inner products in {dim} dimensions: "
-                f"{str(error).rsplit('cpp:', 1)[-1]}; accepted: Flat, SQ8, HNSW32, IVF1024,Flat, IVF1024,PQ32, "
-                "OPQ32,IVF1024,PQ32, ... where PQ's number divides the dimension"
-            ) from error
+        return self._tuned(faiss_index.filled(self.factory, gallery, self.seed, NAMED))
 
     def _tuned(self, index: Any) -> Any:
-        if self.nprobe:
-            faiss.ParameterSpace().set_index_parameter(index, "nprobe", self.nprobe)
-        elif "HNSW" in self.factory:  # else it stops at 16 candidates, however many neighbours are asked for
-            faiss.ParameterSpace().set_index_parameter(index, "efSearch", self.neighbours)
+        faiss_index.tune(index, self.nprobe or faiss_index.PROBED, self.neighbours)
         return index
 
     def _made_of(self, dim: int, rows: int) -> dict[str, Any]:
@@ -154,21 +121,6 @@ def _on_gpus(index: Any) -> Any:
         return faiss.index_cpu_to_all_gpus(index)
     except RuntimeError:  # an index that has no form for a GPU, such as HNSW
         return index
-
-
-def clusters(factory: str) -> int:
-    """The most clusters that one k-means of the index finds: an inverted file's lists, a product quantiser's 2^bits."""
-    lists = [int(count) for count in re.findall(r"IVF(\d+)", factory)]
-    bits = [int(given or 8) for given in re.findall(r"PQ\d+(?:_\d+)?(?:x(\d+))?", factory)]
-    return max([0, *lists, *(2**b for b in bits)])
-
-
-def plain_codes(factory: str) -> str:
-    """The string with product quantisers that do not number their codes for Hamming distance (faiss's `np`).
-
-    Scores by inner product are the same, and 32 quantisers of 600 rows train in 0.1 s rather than in 40.
-    """
-    return re.sub(r"(?<!O)(PQ\d+(?:x\d+)?)(?![\dx]|np|fs)", r"\1np", factory)
 
 
 def recall(found: Indices, exact_found: Indices) -> dict[str, float]:

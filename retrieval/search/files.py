@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 
 from retrieval.descriptors import BLOCK, Descriptors
 from retrieval.errors import InputError
+from retrieval.faiss_index import read, write
 
 
 def fingerprint(gallery: Descriptors) -> str:
@@ -25,7 +25,7 @@ def save(index: Any, path: Path, made_of: Mapping[str, Any]) -> None:
     """Write the index, whole or not at all, and beside it in `PATH.json` what it was made of."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    faiss.write_index(index, str(part))
+    write(index, part)
     _record(path).write_text(json.dumps(dict(made_of), indent=1))
     part.replace(path)
 
@@ -33,10 +33,7 @@ def save(index: Any, path: Path, made_of: Mapping[str, Any]) -> None:
 def load(path: Path, made_of: Mapping[str, Any]) -> Any:
     """The index at `path`; one made of something else is refused, as is a file that is no index."""
     refuse_other(path, made_of)
-    try:
-        return faiss.read_index(str(path))
-    except RuntimeError as error:
-        raise InputError(f"search.index {path} cannot be read as an index of faiss: {error}") from error
+    return read(path, "search.index")
 
 
 def refuse_other(path: Path, made_of: Mapping[str, Any]) -> None:
