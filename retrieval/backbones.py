@@ -24,6 +24,8 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
 
 MULTIPLES = (1, 2, 4, 8, 14, 16, 32, 48, 64)  # coarser ones (MaxViT's 224) would distort photos: one fixed size
 STRIDES = (1, 2, 4, 8, 16, 32, 64)  # of the maps in a CNN
+LEARNED = ("multiple", "fixed_size", "dim", "prefix", "stride", "_stride", "_tried", "_rounds_up")  # by measuring
+MEASURED: dict[str, dict[str, Any]] = {}  # of each name and kwargs, which no weights change
 FAILURES = (RuntimeError, AssertionError, AttributeError, ValueError, TypeError, LookupError)
 
 
@@ -33,7 +35,7 @@ class TimmBackbone(nn.Module):
     `dim` channels, `prefix` tokens (1 with CLS, else 0), `multiple` that each side of the input must have, `fixed_size`
     (H, W) of a model that takes no other, `stride` pixels from one position to the next, `mean` and `std` of its input.
     `frozen`: a `retrieval.frozen.Frozen` where it does not learn, else None. `pretrained` downloads through timm,
-    `weights` loads a local .safetensors or .pth, `kwargs` go to timm as they are.
+    `weights` loads a local .safetensors or .pth, `kwargs` go to timm as they are (`made_with`: with what was added).
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class TimmBackbone(nn.Module):
             raise InputError(f"give backbone.pretrained or backbone.weights, not both (weights = {weights})")
         state = read_weights(weights) if weights else None
         self.name, self.kwargs = name, dict(kwargs or {})
-        self.model = create(name, bool(pretrained), self.kwargs)
+        self.model, self.made_with = create(name, bool(pretrained), self.kwargs)
         if state is not None:
             load_weights(self.model, state, str(weights))
         cfg = self.model.pretrained_cfg
@@ -63,7 +65,7 @@ class TimmBackbone(nn.Module):
         self._compiled: Callable[[Any, Tensor], Tensor] | None = None
         self._cls = int(any("cls_token" in key for key, _ in self.model.named_parameters()))
         self._skipped = int(getattr(self.model, "num_prefix_tokens", self._cls))  # CLS, distillation, registers
-        self._measure(input_size(self.model, self.kwargs))
+        self._learn(input_size(self.model, self.kwargs))
         if self._stride is None:
             self.model.to(memory_format=torch.channels_last)
 
@@ -208,6 +210,15 @@ class TimmBackbone(nn.Module):
         patches = self.eval()(torch.zeros(1, 3, height, width, device=next(self.parameters()).device)).patches
         self.train(training)
         return patches.shape[2], patches.shape[3]
+
+    def _learn(self, nominal: Size) -> None:
+        """Measure, once in a process for each name and kwargs."""
+        made = f"{self.name} {self.kwargs}"
+        if made in MEASURED:
+            self.__dict__.update(MEASURED[made])
+            return
+        self._measure(nominal)
+        MEASURED[made] = {name: getattr(self, name) for name in LEARNED}
 
     @torch.no_grad()
     def _measure(self, nominal: Size) -> None:

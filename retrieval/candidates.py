@@ -86,7 +86,7 @@ def described(cfg: DictConfig, resolution: int | None, backbone: TimmBackbone | 
     models = embedder.sharing(cfg, [pooling.cfg for pooling in chosen], resolution, backbone)
     found = []
     for model, pooling in zip(models, chosen, strict=True):
-        own = embedder.completed(_with_pooling(cfg, pooling), model)
+        own = model.cfg = embedder.completed(_with_pooling(cfg, pooling), model)
         found.append(Candidate(model, own, subject(own, True, NOT_TRAINED), pooling.folder if several else ""))
     return found
 
@@ -97,7 +97,9 @@ def of_run(folder: Path, entries: Any, resolution: int) -> list[Candidate]:
     The run's own pooling comes as trained, the others as a run of that seed starts with them.
     """
     chosen = [] if entries is None else poolings(entries)
-    model, cfg = embedder.load(folder), load_yaml(folder / "config.yaml")
+    model = embedder.load(folder)
+    cfg = model.cfg
+    assert cfg is not None  # as it was loaded
     if not chosen:
         return [Candidate(model, cfg, _of_trained(cfg), "")]
     if not isinstance(model.head, nn.Identity):

@@ -1,17 +1,18 @@
-"""From YAML to objects: the one caller of Hydra. Unknown keys are refused and the known ones named."""
+"""From YAML to objects: the one caller of Hydra. Unknown keys are refused and the known ones named.
+
+Hydra is imported where it is called: that takes a quarter of a second, and who loads a model needs none of it.
+"""
 
 import functools
 import inspect
 import os
+import pkgutil
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -42,16 +43,17 @@ def build(cfg: Mapping[str, Any] | DictConfig, **runtime: Any) -> Any:
     missing = sorted(OmegaConf.missing_keys(cfg)) if isinstance(cfg, DictConfig) else []
     if missing:
         raise InputError(f"{missing[0]} must be given: it has no default")
-    plain: Any = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else dict(cfg)
+    whole = cfg if isinstance(cfg, DictConfig) else OmegaConf.create(dict(cfg), flags={"allow_objects": True})
+    plain: Any = OmegaConf.to_container(whole, resolve=True)
     target = _target(plain)
     accepted = arguments(target)
     for key in plain:
         if key != "_target_" and key not in accepted:
             raise InputError(f"{plain['_target_']} has no key '{key}': {near(str(key), accepted)}")
     offered = {key: value for key, value in runtime.items() if key in accepted}
-    partial = hydra.utils.instantiate({**plain, "_partial_": True}, _convert_="all", _recursive_=False)
+    given = {key: value for key, value in plain.items() if key != "_target_"}
     try:
-        return partial(**offered)
+        return target(**{**given, **offered})
     except (TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -63,8 +65,8 @@ def _target(cfg: dict[Any, Any]) -> type:
     if not name.startswith(ALLOWED):
         raise InputError(f"_target_ must be a class of {', '.join(ALLOWED)} got {name or 'none'!r}")
     try:
-        target = hydra.utils.get_object(name)
-    except (ImportError, ValueError) as error:
+        target = pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"_target_ {name} cannot be imported: {error}") from error
     if not isinstance(target, type) or not target.__module__.startswith(tuple(a.rstrip(".") for a in ALLOWED)):
         raise InputError(f"_target_ must be a class of {', '.join(ALLOWED)} got {name}, which is {target}")
@@ -86,6 +88,9 @@ def arguments(target: type) -> set[str]:
 
 def compose(name: str, overrides: list[str], output_dir: Path | str | None = None) -> DictConfig:
     """The config that `NAME.py OVERRIDES` would run with (for notebooks and tests)."""
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+
     overrides = prepared([*overrides, *([f"output_dir={output_dir}"] if output_dir else [])], name)
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = hydra.compose(name, overrides, return_hydra_config=True)
@@ -122,6 +127,8 @@ def chosen(group: Any) -> dict[str, DictConfig]:
 
 def overridden() -> set[str]:
     """The first words of what the command line set: `pooling.p=4` gives `pooling`."""
+    from hydra.core.hydra_config import HydraConfig
+
     return {text.lstrip("+~").split("=")[0].split(".")[0].split("@")[0] for text in HydraConfig.get().overrides.task}
 
 
@@ -162,6 +169,9 @@ def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None
             return task(cfg)
 
         def run() -> None:
+            import hydra
+            from hydra.errors import HydraException
+
             os.environ["HYDRA_FULL_ERROR"] = "1"
             try:
                 sys.argv[1:] = prepared(sys.argv[1:], name)
@@ -176,6 +186,8 @@ def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None
 
 def explain(error: Exception) -> str:
     """The error in words: a misspelt key or choice with near matches and what is accepted."""
+    from hydra.errors import MissingConfigException
+
     if str(error).startswith("Caught "):  # in a worker process: after its traceback
         return re.split(r"\nretrieval\.[\w.]+: ", str(error).strip())[-1]
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__

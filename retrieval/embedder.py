@@ -1,39 +1,73 @@
 """The model: backbone -> pooling -> L2 -> head -> L2, images (B, 3, H, W) -> unit vectors (B, d)."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub import ModelCard, ModelHubMixin
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from retrieval import hub, strangers
+from retrieval.atomic import replace
 from retrieval.backbones import TimmBackbone
-from retrieval.config import build, load_yaml
+from retrieval.config import build
 from retrieval.data import images, tensors
 from retrieval.errors import InputError
 from retrieval.features import Features
 from retrieval.heads import Whitening
+from retrieval.subjects import plain
 
 PARTS: dict[str, tuple[str, ...]] = {
     "backbone": ("retrieval.backbones.",),
     "pooling": ("retrieval.poolings.",),
     "head": ("retrieval.heads.", "torch.nn.Identity"),
 }
+CARD = """\
+---
+library_name: retrieval
+pipeline_tag: image-feature-extraction
+tags: [image-retrieval, timm]
+---
+
+# {backbone} with {pooling}
+
+Photos to unit vectors of {dim} numbers, the closer the more likely they show one landmark.
+
+- backbone: timm's `{backbone}`
+- pooling: {pooling}
+- head: {head}
+- trained on: {trained_on}
+
+```python
+from PIL import Image
+from retrieval import embedder
+
+model = embedder.load("org/name")  # this folder, or its id on the Hub
+vector = model(model.preprocess(Image.open("photo.jpg"), 1024)[None])
+```
+"""
 
 
-class Embedder(nn.Module):
-    """Images -> descriptors. `dim` is the descriptor's length; rows are items."""
+class Embedder(nn.Module, ModelHubMixin):
+    """Images -> descriptors. `dim` is the descriptor's length; rows are items.
+
+    `cfg`: the whole config that describes it, None where it was built by hand.
+    """
 
     def __init__(self, backbone: TimmBackbone, pooling: Any, head: nn.Module) -> None:
         super().__init__()
         self.backbone, self.pooling, self.head = backbone, pooling, head
         self.dim: int = head.out_features if isinstance(head, nn.Linear) else pooling.out_dim
+        self.cfg: DictConfig | None = None
 
     def forward(self, pixels: Tensor) -> Tensor:
         """pixels (B, 3, H, W), normalised -> (B, d) unit vectors, float32."""
@@ -75,6 +109,55 @@ class Embedder(nn.Module):
         """(3, H, W) by the backbone's mean and std."""
         return tensors.to_tensor(rgb, self.backbone.mean, self.backbone.std)
 
+    def save_pretrained(self, save_directory: str | Path, **how: Any) -> str | None:
+        """Write `model.safetensors`, `config.yaml`, `config.json` (the same) and a card, README.md, where none is.
+
+        how: `push_to_hub`, `repo_id`, ... of huggingface_hub's ModelHubMixin; `model_card_kwargs={"text": CARD}` gives
+        another card than the short one.
+        """
+        if self.cfg is None:
+            raise InputError(
+                "save_pretrained writes the config that a model was made of, and this one was built by hand; accepted: "
+                "a model of embedder.from_config or embedder.load, or one whose cfg has been set"
+            )
+        return super().save_pretrained(save_directory, **how)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        assert self.cfg is not None
+        save(self, self.cfg, save_directory)
+        text = json.dumps(plain(completed(self.cfg, self)), indent=2, ensure_ascii=False)  # YAML reads it too
+        replace(save_directory / "config.json", lambda file: file.write(text.encode()))
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, *, revision: str | None = None, **how: Any
+    ) -> "Embedder":
+        """`load`, from a revision (branch, tag, commit) of the Hub; how: `token`, `cache_dir`, `force_download`,
+        `local_files_only` of `hf_hub_download`.
+
+        In place of the mixin's, which hands a stranger's config.json to the constructor unread.
+        """
+        return load(hub.find(pretrained_model_name_or_path, revision, **how))
+
+    def generate_model_card(self, text: str | None = None) -> ModelCard:
+        """The card of what this is; text: another, whole."""
+        said = {
+            "backbone": self.backbone.name,
+            "pooling": f"{type(self.pooling).__name__}{spelled(self.p)}",
+            "head": "none" if isinstance(self.head, nn.Identity) else type(self.head).__name__,
+            "dim": self.dim,
+            "trained_on": (self.cfg or {}).get("trained_on") or "not said in its config",
+        }
+        return ModelCard(text or CARD.format(**said))
+
+
+def spelled(p: Tensor | None) -> str:
+    """`, p = 2.93`, or of one per channel the least and the largest."""
+    if p is None:
+        return ""
+    least, largest = f"{p.min().item():.3g}", f"{p.max().item():.3g}"
+    return f", p = {least}" if least == largest else f", p = {least} to {largest}"
+
 
 def from_config(cfg: Mapping[str, Any] | DictConfig, resolution: int | None = None) -> Embedder:
     """The model that `backbone`, `pooling` and `head` of a config describe; resolution: see `sharing`."""
@@ -106,6 +189,7 @@ def sharing(
         size = map_of(shared, one, resolution)
         pooling = build(one, dim=shared.dim, prefix=shared.prefix, **size)
         models.append(Embedder(shared, pooling, build(cfg["head"], dim=pooling.out_dim)))
+        models[-1].cfg = completed(OmegaConf.create({**plain(cfg), "pooling": plain(one)}), models[-1])
     return models
 
 
@@ -143,9 +227,9 @@ def save(embedder: Embedder, cfg: DictConfig, folder: Path) -> None:
     """Write `model.safetensors` and `config.yaml`, all that `load` needs."""
     cfg = completed(cfg, embedder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous().cpu() for name, tensor in embedder.state_dict().items()}, folder / "tmp")
-    (folder / "tmp").replace(folder / "model.safetensors")
-    OmegaConf.save(cfg, folder / "config.yaml")
+    state = {name: tensor.contiguous().cpu() for name, tensor in embedder.state_dict().items()}
+    replace(folder / hub.WEIGHTS, lambda file: file.write(to_bytes(state)))  # the library's own files are for us alone
+    replace(folder / "config.yaml", lambda file: file.write(OmegaConf.to_yaml(cfg).encode()))
 
 
 def without_weights(cfg: DictConfig) -> DictConfig:
@@ -158,21 +242,26 @@ def without_weights(cfg: DictConfig) -> DictConfig:
     return cfg
 
 
-def load(path: str | Path) -> Embedder:
-    """The model that a run's folder holds, in evaluation mode; nothing is downloaded, no pickle is read."""
-    folder = Path(path)
-    cfg = load_yaml(folder / "config.yaml")
+def load(path_or_hub_id: str | Path) -> Embedder:
+    """The model that a run's folder holds, or that of `org/name` or `org/name@revision` on the Hugging Face Hub, of
+    which config and weights are fetched; in evaluation mode, no pickle is read.
+    """
+    folder = hub.find(path_or_hub_id)
+    described = hub.description(folder)
+    cfg = strangers.config(described)
     missing = [part for part in PARTS if not isinstance(cfg.get(part), DictConfig)]
     if missing:
         below = sorted(file.parent.name for file in folder.glob("*/model.safetensors"))
         hint = f"; a model each is in its folders {', '.join(below)}" if below else ""
-        raise InputError(f"{folder / 'config.yaml'} describes no model, it lacks {', '.join(missing)}{hint}")
-    weights = folder / "model.safetensors"
+        raise InputError(f"{described} describes no model, it lacks {', '.join(missing)}{hint}")
+    weights = folder / hub.WEIGHTS
     if not weights.is_file():
-        raise InputError(f"{folder} holds no model.safetensors (is its training finished?)")
-    embedder = from_config(without_weights(cfg))
+        raise InputError(f"{folder} holds no {hub.WEIGHTS} (is its training finished?)")
+    bare = without_weights(cfg)
+    embedder = strangers.built(lambda: from_config(bare), bare, weights)
     try:
         embedder.load_state_dict(load_file(weights))
     except (SafetensorError, RuntimeError) as error:
-        raise InputError(f"{weights} does not fit {folder / 'config.yaml'}: {error}") from error
+        raise InputError(f"{weights} does not fit {described}: {error}") from error
+    embedder.cfg = completed(cfg, embedder)
     return embedder.eval()

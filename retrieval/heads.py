@@ -7,9 +7,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
+from retrieval import strangers
 from retrieval.errors import InputError
 
 STARTS = ("learned", "pca")  # what a whitening may be fitted by, see `retrieval.whitening`
@@ -96,13 +97,20 @@ def read(path: str | Path) -> Whitening:
     if not Path(path).is_file():
         raise InputError(f"no whitening at {path}")
     try:
-        with safe_open(path, "pt") as file:
-            weight, bias = file.get_tensor("weight"), file.get_tensor("bias")
-            label = (file.metadata() or {}).get("label", "")
-    except (SafetensorError, OSError) as error:
+        refuse_other_tensors(path)
+    except InputError as error:
         raise InputError(f"{path} holds no whitening, a .safetensors of weight and bias: {error}") from error
-    if weight.ndim != 2 or bias.shape != weight.shape[:1] or not len(bias):
-        raise InputError(
-            f"{path} needs a weight (out, d) and a bias (out,), it has {tuple(weight.shape)} and {tuple(bias.shape)}"
-        )
-    return Whitening.of(weight, bias, label)
+    with safe_open(path, "pt") as file:
+        weight, bias = file.get_tensor("weight"), file.get_tensor("bias")
+        return Whitening.of(weight, bias, (file.metadata() or {}).get("label", ""))
+
+
+def refuse_other_tensors(path: str | Path) -> None:
+    """Refuse a file whose header describes no weight (out, d) and bias (out,) of floats."""
+    stored = strangers.header(path)
+    if not {"weight", "bias"} <= stored.keys():
+        raise InputError(f"it has {', '.join(sorted(stored)[:5]) or 'nothing'}")
+    weight, bias = stored["weight"].shape, stored["bias"].shape
+    if len(weight) != 2 or bias != weight[:1] or not min(weight):
+        raise InputError(f"weight must be (out, d) and bias (out,), it has {weight} and {bias}")
+    strangers.refuse_whole(stored, ("weight", "bias"), path)

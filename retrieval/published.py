@@ -70,7 +70,8 @@ def load(network: str | Path, root: str | Path | None = None) -> Published:
         model.load_state_dict({renamed(key, str(meta["architecture"])): value for key, value in state.items()})
     except RuntimeError as error:
         raise InputError(f"{path} does not hold the weights of what its meta describes: {error}") from error
-    return Published(model.eval(), embedder.completed(cfg, model), whitenings(meta, path))
+    model.cfg = embedder.completed(cfg, model)
+    return Published(model.eval(), model.cfg, whitenings(meta, path))
 
 
 def found(network: str, root: str | Path | None) -> Path:

@@ -7,8 +7,6 @@ a lock, which the system lets go of when its process ends, however it ends.
 
 import hashlib
 import json
-import os
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +23,7 @@ from torch import nn
 from tqdm import tqdm
 
 from retrieval import extraction
+from retrieval.atomic import replace
 from retrieval.data.images import Photo
 from retrieval.descriptors import Descriptors
 from retrieval.errors import InputError
@@ -221,19 +220,6 @@ def _read_or_write(path: Path, make: Callable[[], Any]) -> Any:
         made = json.dumps(make()).encode()
         replace(path, lambda file: file.write(made))
     return json.loads(path.read_text())
-
-
-def replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """The file is on the disk under its name when it is whole, and not before."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}.", suffix=".tmp", delete=False) as file:
-        try:
-            write(file)  # pyright: ignore[reportArgumentType]
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
 
 
 def made_of(embedder: nn.Module, photos: Sequence[Photo], extract: Extract, resolution: int) -> dict[str, Any]:

@@ -13,14 +13,15 @@ from torch import Tensor
 from retrieval.errors import InputError
 
 Size = tuple[int, int]  # height, width, as in timm
+PRUNED = timm.models.VGG
 
 
-def create(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
-    """The timm model; a ViT is asked to take any resolution."""
+def create(name: str, pretrained: bool, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The timm model, and the kwargs that it was made of: a ViT is asked to take any resolution."""
     attempts = [{"dynamic_img_size": True, **kwargs}, kwargs]
     for attempt in attempts:
         try:
-            return to_last_relu(timm.create_model(name, pretrained=pretrained, num_classes=0, **attempt))
+            return to_last_relu(timm.create_model(name, pretrained=pretrained, num_classes=0, **attempt)), attempt
         except TypeError as error:
             problem = error
         except (OSError, RuntimeError, ValueError, AssertionError) as error:
@@ -35,7 +36,7 @@ def to_last_relu(model: Any) -> Any:
     """A VGG without its last max-pooling, and without the 120 million weights that follow: retrieval pools what its
     last ReLU gives (Radenovic et al., TPAMI 2019). Other networks as they are.
     """
-    if isinstance(model, timm.models.VGG):
+    if isinstance(model, PRUNED):
         model.prune_intermediate_layers([4])
     return model
 

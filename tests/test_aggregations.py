@@ -307,7 +307,7 @@ def test_centroids_of_a_file_are_judged_and_the_model_loads_without_the_file(pho
     [
         (np.zeros((3, 5)), r"of shape \(clusters, channels\) = \(4, 5\), got \(3, 5\)"),
         (np.full((4, 5), np.nan), "needs finite centroids"),
-        (np.array([{}], dtype=object), "no .npy of plain numbers at"),
+        (np.array([{}], dtype=object), "no .npy of plain floats at"),
         (None, "no file at"),
     ],
 )

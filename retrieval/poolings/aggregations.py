@@ -74,8 +74,10 @@ class NetVLAD(nn.Module):
         self.centroids = nn.Parameter(torch.empty(self.clusters, dim))
         self.weight, self.bias = nn.Parameter(torch.empty(self.clusters, dim)), nn.Parameter(torch.empty(self.clusters))
         self.register_buffer("fitted", torch.tensor(False))
-        self.initialise(read_centroids(centroids) if centroids else unit(torch.randn(self.clusters, dim)))
-        self.fitted.fill_(bool(centroids))
+        if centroids:
+            self.initialise(read_centroids(centroids))
+        else:
+            self._start(unit(torch.randn(self.clusters, dim)), ALPHA)
 
     @torch.no_grad()
     def initialise(self, centroids: Tensor, descriptors: Tensor | None = None) -> None:
@@ -85,11 +87,14 @@ class NetVLAD(nn.Module):
                 f"netvlad needs finite centroids of shape (clusters, channels) = {tuple(self.centroids.shape)}, "
                 f"got {tuple(centroids.shape)}"
             )
-        alpha = ALPHA if descriptors is None else hardness(descriptors, centroids)
+        self._start(centroids, ALPHA if descriptors is None else hardness(descriptors, centroids))
+        self.fitted.fill_(True)
+
+    @torch.no_grad()
+    def _start(self, centroids: Tensor, alpha: float) -> None:
         self.centroids.copy_(centroids)
         self.weight.copy_(2 * alpha * centroids)
         self.bias.copy_(-alpha * centroids.square().sum(1))
-        self.fitted.fill_(True)
 
     def forward(self, features: Features) -> Tensor:
         x, mask = positions(features)
@@ -99,12 +104,16 @@ class NetVLAD(nn.Module):
 
 
 def read_centroids(path: str) -> Tensor:
-    """The array of a .npy file, float32; nothing in it is executed."""
+    """The array of floats in a .npy file, float32; nothing in it is executed, and its header is held against the size
+    of the file before anything is allocated."""
     try:
-        return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
-    except (OSError, ValueError, EOFError, AttributeError) as error:
-        where = "no .npy of plain numbers" if Path(path).is_file() else "no file"
-        raise InputError(f"pooling.centroids: {where} at {path}") from error
+        stored = np.load(path, mmap_mode="r", allow_pickle=False)
+        if stored.dtype.kind != "f":
+            raise ValueError(f"its numbers are {stored.dtype}")
+        return torch.from_numpy(stored.astype(np.float32))
+    except (OSError, ValueError, EOFError, AttributeError, ArithmeticError, SyntaxError) as error:
+        where = "no .npy of plain floats" if Path(path).is_file() else "no file"
+        raise InputError(f"pooling.centroids: {where} at {path}: {error}") from error
 
 
 def masses(counts: Tensor, clusters: int) -> Tensor:
