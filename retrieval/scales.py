@@ -51,12 +51,14 @@ def aggregated(embedders: Sequence[Embedder], features: Iterable[Features], aggr
 
 
 def paper(vectors: Tensor, embedder: Embedder) -> Tensor:
-    """(mean_s v_s^m)^(1/m) of unit v_s, then L2; m is the learned p of a plain GeM network, else 1, and then this is
-    `cvnet` (Radenovic et al., TPAMI 2019, section 4.3)."""
-    m = exponent(embedder)
-    if m == 1:
-        return cvnet(vectors, embedder)
-    return F.normalize(F.normalize(vectors, dim=-1).clamp(min=0).pow(m).mean(0).pow(1 / m), dim=-1)
+    """The `power_mean` of m, the learned p of a plain GeM network, else 1, and then this is `cvnet`."""
+    return power_mean(vectors, exponent(embedder))
+
+
+def power_mean(vectors: Tensor, m: float) -> Tensor:
+    """(mean_s v_s^m)^(1/m) of unit v_s, then L2 (Radenovic et al., TPAMI 2019, section 4.3)."""
+    unit = F.normalize(vectors, dim=-1)
+    return F.normalize(unit.mean(0) if m == 1 else unit.clamp(min=0).pow(m).mean(0).pow(1 / m), dim=-1)
 
 
 def cvnet(vectors: Tensor, embedder: Embedder) -> Tensor:

@@ -1,0 +1,1 @@
+"""A model leaves: safetensors, ONNX, torch.export, each checked before it is called done."""
