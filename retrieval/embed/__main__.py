@@ -1,0 +1,55 @@
+"""python -m retrieval.embed MODEL IMAGES... -o DIR: photos -> a folder of descriptors."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from retrieval.embed import reading
+from retrieval.embed.describing import BATCH, NothingReadable
+from retrieval.embed.filling import fill
+from retrieval.embed.folder import UNREADABLE
+from retrieval.embed.models import load
+from retrieval.errors import InputError
+
+NAMED = 20  # photos that cannot be described, on the terminal; the file names all
+
+
+def parser() -> argparse.ArgumentParser:
+    program = argparse.ArgumentParser("python -m retrieval.embed", description="Photos -> a folder of descriptors.")
+    program.add_argument("model", metavar="MODEL", help="an .onnx file, a model's folder or its id on the hub")
+    program.add_argument(
+        "images",
+        metavar="IMAGES",
+        nargs="+",
+        help="photos, folders (photos at any depth; hidden ones and linked folders are left out), @FILE (a list, one "
+        "path a line), - (such lines on stdin); a photo given twice is described once",
+    )
+    program.add_argument("-o", "--output", metavar="DIR", required=True, help="gone on with where it was killed")
+    program.add_argument("--resolution", type=int, metavar="N", help="longer side in pixels (default: the model's own)")
+    program.add_argument("--scales", type=float, nargs="+", metavar="S", help="of an ONNX model: if outside its graph")
+    program.add_argument("--batch-size", type=int, default=BATCH, metavar="N")
+    program.add_argument("--workers", type=int, default=reading.WORKERS, metavar="N", help="threads that decode")
+    program.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    return program
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0, also where some photos cannot be described; 1 where none can; 2 for what cannot be asked."""
+    asked = parser().parse_args(arguments)
+    try:
+        images = reading.found(reading.named(asked.images, sys.stdin.buffer))
+        model = load(asked.model, asked.scales, asked.device)
+        done = fill(asked.output, model, images, asked.resolution, asked.batch_size, asked.workers)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1 if isinstance(error, NothingReadable) else 2
+    for one in done.unreadable[:NAMED]:
+        print(f"not described: {one['path']}: {one['reason']}", file=sys.stderr)
+    if (more := len(done.unreadable) - NAMED) > 0:
+        print(f"and {more} more: see {asked.output}/{UNREADABLE}", file=sys.stderr)
+    print(f"{len(done.images)} photos described in {asked.output}, {len(done.unreadable)} could not be")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
