@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from retrieval.report import charts, notes, panels, pictures, runs, spread, tables, writing
+from retrieval.report import notes, panels, pictures, runs, spread, tables, writing
 from retrieval.report.__main__ import main
+from retrieval.report.photos import thumbnail
 
 Write = Callable[..., Path]
 
@@ -279,12 +280,12 @@ def test_names_are_escaped(write: Write, tmp_path: Path) -> None:
 def test_thumbnail_is_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying on its side
-    photo = charts.thumbnail(picture(tmp_path / "photo.jpg", (640, 480), exif=exif))
+    photo = thumbnail(picture(tmp_path / "photo.jpg", (640, 480), exif=exif))
     assert photo is not None and photo.size == (90, 120)
 
 
 def test_box_is_drawn_to_scale(tmp_path: Path) -> None:
-    photo = charts.thumbnail(picture(tmp_path / "photo.jpg"), (160, 120, 320, 240))
+    photo = thumbnail(picture(tmp_path / "photo.jpg"), (160, 120, 320, 240))
     assert photo is not None and photo.getpixel((40, 45)) == (255, 176, 0) != photo.getpixel((60, 45))
 
 

@@ -6,21 +6,17 @@ Text and grid are a grey that stays legible on white and on near-black, so a tra
 import io
 import math
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from pathlib import Path
 from textwrap import fill
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image
 
 from retrieval.report.curves import Chart, Curve
+from retrieval.report.photos import GREY, MARKS, thumbnail
 
-GREY = "#767676"
-MARKS = {"right": ("✓", "#2c9a5b"), "wrong": ("✗", "#d64545"), "junk": ("○", GREY)}
-BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises of a file
 STYLE: dict[Any, Any] = {
     "text.color": GREY, "axes.labelcolor": GREY, "axes.edgecolor": GREY, "xtick.color": GREY, "ytick.color": GREY,
     "grid.color": GREY, "grid.alpha": 0.25, "axes.grid": True, "axes.spines.top": False, "axes.spines.right": False,
@@ -62,25 +58,6 @@ def ranking(entries: Sequence[Mapping[str, Any]]) -> bytes:
                 axes.set_axis_off()
             _ranking_line(row, entry, first=entry is entries[0])
         return _few_colours(_save(figure, "png"))
-
-
-@lru_cache(maxsize=512)
-def thumbnail(path: str, box: tuple[float, ...] | None = None) -> Image.Image | None:
-    """The photo upright, at most 214 x 120 pixels, its box (x1, y1, x2, y2 in photo pixels) drawn.
-
-    None where the photo is gone or cannot be read.
-    """
-    try:
-        with Image.open(Path(path)) as photo:
-            upright = ImageOps.exif_transpose(photo).convert("RGB")
-    except BROKEN:
-        return None
-    scale = min(214 / upright.width, 120 / upright.height, 1.0)
-    small = upright.resize((max(1, round(upright.width * scale)), max(1, round(upright.height * scale))))
-    if box:
-        corners = [min(max(value * scale, 0), side - 1) for value, side in zip(box, small.size * 2, strict=True)]
-        ImageDraw.Draw(small).rectangle(corners, outline="#ffb000", width=3)
-    return small
 
 
 def _draw(axes: Axes, curve: Curve, colour: str) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from retrieval.report import photos
-from retrieval.report.charts import BROKEN, MARKS
+from retrieval.report.photos import BROKEN, MARKS
 
 HEADING = "Where each model looked"
 QUERIES, LIMIT = 4, 4_000_000  # shown, and characters

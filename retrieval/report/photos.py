@@ -8,10 +8,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageOps
 
-from retrieval.report.charts import MARKS, thumbnail
-
+GREY = "#767676"
+MARKS = {"right": ("✓", "#2c9a5b"), "wrong": ("✗", "#d64545"), "junk": ("○", GREY)}
+BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises of a file
 QUALITY = 75
 LEGEND = (
     '<p class="marks">'
@@ -62,3 +63,22 @@ def within(articles: Iterable[str], limit: int) -> list[str]:
             break
         kept.append(article)
     return kept
+
+
+@lru_cache(maxsize=512)
+def thumbnail(path: str, box: tuple[float, ...] | None = None) -> Image.Image | None:
+    """The photo upright, at most 214 x 120 pixels, its box (x1, y1, x2, y2 in photo pixels) drawn.
+
+    None where the photo is gone or cannot be read.
+    """
+    try:
+        with Image.open(Path(path)) as photo:
+            upright = ImageOps.exif_transpose(photo).convert("RGB")
+    except BROKEN:
+        return None
+    scale = min(214 / upright.width, 120 / upright.height, 1.0)
+    small = upright.resize((max(1, round(upright.width * scale)), max(1, round(upright.height * scale))))
+    if box:
+        corners = [min(max(value * scale, 0), side - 1) for value, side in zip(box, small.size * 2, strict=True)]
+        ImageDraw.Draw(small).rectangle(corners, outline="#ffb000", width=3)
+    return small
