@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from retrieval.report import checks, reading, states
+from retrieval.report import checks, exports, reading, states
 from retrieval.report.lines import Row, describe, evaluation, model_of
 from retrieval.report.reading import History, Unreadable
 from retrieval.report.states import real
@@ -34,9 +34,10 @@ class Run:
 
 @dataclass
 class Runs:
-    """Every run found, and what was wrong on the way, in sentences."""
+    """Every run found, the files that left them, and what was wrong on the way, in sentences."""
 
     runs: list[Run] = field(default_factory=list)
+    exports: list[Row] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -63,6 +64,8 @@ def collect(dirs: Sequence[Path]) -> Runs:
     begun = {real(folder): folder for root in there for folder in _without_results(root, found.runs)}
     for folder in sorted(begun.values()):
         found.runs.append(_run(folder, jobs, found.warnings))
+    left = {real(file): file for folder in there for file in reading.find(folder, "export.json")}
+    found.exports += [row for file in sorted(left.values()) for row in _sound(file, exports.row, found.warnings)[0]]
     seen = {real(run.folder) for run in found.runs}
     found.warnings += [f"{folder}: {state}" for folder, state in going.items() if real(folder) not in seen]
     _agree(found.rows)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retrieval.report import charts, page, plots
+from retrieval.report import charts, exports, page, plots
 from retrieval.report.changes import changes
 from retrieval.report.cost import cost
 from retrieval.report.differences import against, compare
@@ -67,6 +67,7 @@ def report_of(
         ([], [said for _, of_one in by_keys for said in of_one]),
         interval_tables(rows),
         cost(rows),
+        exports.tables(found.exports),
         published(rows) if with_published else ([], []),
     ]
     compared = [compare(rows, *pair)] if pair else []
