@@ -3,6 +3,7 @@ BIN := .venv/bin
 DEMO ?= runs/demo_$(shell date +%Y-%m-%d_%H-%M-%S)
 SWEEP ?= runs/photos
 SHELF ?= runs/poolings
+RUN ?= runs/photos_gem
 PHOTOS ?= photos
 WEIGHTS ?= mobilenetv2_100.safetensors
 POOLINGS ?= gap,{gem:{p:2}},gem,{gem:{p:5}},{gem:{p:10}},max,log_sum_exp,rmac,regional_gem,\
@@ -26,7 +27,7 @@ BASE = 'gem (loss=arcface, sampler=landmarks)'
 BY_LOSS = --rows pooling loss --columns benchmark resolution
 WHITE = head=whitening head.start=pca head.out_dim=256
 
-.PHONY: help setup demo study test check photos losses factors poolings settings figures clean
+.PHONY: help setup demo study test check photos losses factors poolings settings export figures clean
 
 help:            ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -96,7 +97,11 @@ settings: setup  ## scales, whitening and re-ranking on one network: PHOTOS=DIR 
 	$(JUDGE)/shrink_rerank $(SHRINK) $(RERANK)
 	$(BIN)/python -m retrieval.report $(SETTINGS) --against 'gem, 1 scale'
 
-figures: setup   ## tables and pictures of README.md from STUDY=, SWEEP=, LOSSES=, FACTORS=, SHELF=, SETTINGS=DIR
+export: setup    ## a run in every form, judged: RUN=DIR, PHOTOS=DIR with test/
+	$(BIN)/python -m retrieval.export run=$(RUN) 'format=[safetensors,onnx,torch_export,backbone]' \
+		'dtype=[float32,float16,bfloat16,int8]' benchmark=folder benchmark.folder.root=$(PHOTOS)/test
+
+figures: setup   ## tables and pictures of README.md from STUDY=, SWEEP=, LOSSES=, FACTORS=, SHELF=, SETTINGS=, RUN=DIR
 	$(BIN)/python -m retrieval.report $(STUDY) --compare gem gap --insert README.md --marker study \
 		--only 'mAP, Medium' 'minus' --charts $(STUDY)/charts
 	cp $(addprefix $(STUDY)/charts/,p.svg resolution.svg ranking.png) docs/demo
@@ -107,6 +112,7 @@ figures: setup   ## tables and pictures of README.md from STUDY=, SWEEP=, LOSSES
 		--only 'intervals' 'minus'
 	$(BIN)/python -m retrieval.report $(FACTORS) --against $(BASE) --insert README.md --marker factors \
 		--only 'intervals' 'minus'
+	$(BIN)/python -m retrieval.report $(RUN) --insert README.md --marker export --only 'Files of'
 	mkdir -p docs/photos && cp $(SWEEP)/charts/p.svg $(SWEEP)/charts/resolution.svg docs/photos
 	$(BIN)/python -c "from pathlib import Path; from retrieval.data.landmarks import contact_sheet as sheet; \
 		sheet(Path.home() / '.cache/retrieval/landmarks-0', 6, 8).save('docs/landmarks.jpg', quality=80)"

@@ -49,18 +49,16 @@ def entry(image: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     ("verb", "told"),
-    [("train", "train is powered by Hydra"), ("eval", "eval is powered by Hydra"), ("report", "retrieval.report")],
+    [
+        ("train", "train is powered by Hydra"),
+        ("eval", "eval is powered by Hydra"),
+        ("export", "is powered by Hydra"),
+        *((verb, f"retrieval.{verb}") for verb in ("report", "embed", "index")),
+    ],
 )
 def test_a_verb_hands_on_its_words(image: Path, verb: str, told: str) -> None:
     done = entry(image, verb, "--help")
     assert done.returncode == 0 and told in done.stdout
-
-
-def test_export_is_run_or_said_to_be_missing(image: Path) -> None:
-    done = entry(image, "export", "--help")
-    there = any((ROOT / "retrieval").glob("export*"))
-    assert done.returncode == (0 if there else 2)
-    assert ("retrieval.export" in done.stdout) if there else ("this version has no export" in done.stderr)
 
 
 def test_the_status_of_what_was_run_is_that_of_the_container(image: Path) -> None:
@@ -72,7 +70,10 @@ def test_the_status_of_what_was_run_is_that_of_the_container(image: Path) -> Non
 def test_other_verbs_are_refused_with_those_there_are(image: Path, words: list[str]) -> None:
     done = entry(image, *words)
     assert done.returncode == 2
-    assert done.stderr == f"expected is train, eval, export or report and what it takes, got '{''.join(words)}'\n"
+    assert (
+        done.stderr
+        == f"expected is train, eval, export, report, embed or index and what it takes, got '{''.join(words)}'\n"
+    )
 
 
 @pytest.mark.parametrize("name", [name for line in instructions("COPY") for name in line.split()[:-1]])
