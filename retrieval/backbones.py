@@ -13,6 +13,7 @@ import timm.models
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from retrieval.errors import InputError, near
 from retrieval.features import Features
@@ -212,13 +213,15 @@ class TimmBackbone(nn.Module):
         return patches.shape[2], patches.shape[3]
 
     def _learn(self, nominal: Size) -> None:
-        """Measure, once in a process for each name and kwargs."""
-        made = f"{self.name} {self.kwargs}"
+        """Measure, once in a process for each name and kwargs; again for real where meta tensors cannot tell."""
+        made, lookups = f"{self.name} {self.kwargs}", Lookups()
         if made in MEASURED:
             self.__dict__.update(MEASURED[made])
             return
-        self._measure(nominal)
-        MEASURED[made] = {name: getattr(self, name) for name in LEARNED}
+        with lookups:
+            self._measure(nominal)
+        if not (lookups.met and next(self.parameters()).is_meta):
+            MEASURED[made] = {name: getattr(self, name) for name in LEARNED}
 
     @torch.no_grad()
     def _measure(self, nominal: Size) -> None:
@@ -246,6 +249,21 @@ class TimmBackbone(nn.Module):
         rows = features.patches.shape[2]  # of a CNN that halves its map, rounding up or down, a few times
         self.stride = self._stride or 2 ** round(math.log2(height / rows))
         self._rounds_up = rows * self.stride >= height
+
+
+class Lookups(TorchFunctionMode):
+    """`met`: whether anything was looked up at computed places. Meta tensors have no values, so that with them places
+    beyond the end of a table (MViTv2's, for images larger than its own) pass."""
+
+    met = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        name = func.__name__
+        if name in ("embedding", "gather", "index_select", "take", "take_along_dim"):
+            self.met = True
+        elif name == "__getitem__":
+            self.met |= any(isinstance(i, Tensor) for i in (args[1] if isinstance(args[1], tuple) else args[1:]))
+        return func(*args, **(kwargs or {}))
 
 
 def forward_features(model: Any, images: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
-from retrieval import embedder, heads, strangers
+from retrieval import backbones, embedder, heads, strangers
 from retrieval.config import CONFIGS, load_yaml
 from retrieval.errors import InputError
 
@@ -205,3 +205,12 @@ def test_a_whitening_that_is_none_is_refused(tmp_path: Path, tensors: dict[str, 
 
 def test_what_runs_save_is_what_strangers_may_send(folder: Path) -> None:
     assert strangers.config(folder / "config.yaml") == load_yaml(folder / "config.yaml")
+
+
+def test_a_network_that_looks_up_positions_loads_with_the_sizes_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # on the meta device MViTv2 passes at sizes at which its tables end
+    saved(tmp_path, config("mvitv2_tiny", "gap"))
+    monkeypatch.setattr(backbones, "MEASURED", {})  # as in a process that has made none
+    loaded = embedder.load(tmp_path).backbone
+    assert (loaded.multiple, loaded.fixed_size) == (1, (224, 224))
