@@ -25,7 +25,7 @@ from retrieval.spec import MOST
 M = TypeVar("M", bound=nn.Module)
 
 HOMES = {"backbone": "retrieval.backbones", "pooling": "retrieval.poolings.", "head": "retrieval.heads"}
-MOST_BYTES, DEEPEST = 1_000_000, 32  # of a config, which is of 3 kB and five levels
+MOST_BYTES, MOST_VALUES, DEEPEST = 1_000_000, 10_000, 32  # of a config, which is of 3 kB, 150 values, five levels
 MOST_HEADER, MOST_TENSORS = 8_000_000, 20_000  # of a .safetensors: of timm's models the largest have some 3,000
 MOST_TABLES = 2**28  # numbers in what a network computes for itself, such as tables of relative positions
 FLOATS, WHOLE = ("F64", "F32", "F16", "BF16"), ("I64", "I32", "I16", "I8", "U8", "BOOL")
@@ -75,7 +75,7 @@ def config(path: str | Path) -> DictConfig:
 
 def refuse_tricks(text: str, path: str | Path) -> None:
     """Refuse YAML that stands for more than it says."""
-    depth = 0
+    depth = values = 0
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         where = f"{path}, line {event.start_mark.line + 1}"
         if getattr(event, "anchor", None):
@@ -84,6 +84,9 @@ def refuse_tricks(text: str, path: str | Path) -> None:
             raise InputError(f"{where}: a config may have no tags, got {event.tag!r}; accepted: plain values")
         if isinstance(event, yaml.ScalarEvent) and "${" in event.value:
             raise InputError(f"{where}: a saved config has no interpolations, got {event.value!r}; write the value")
+        values += isinstance(event, yaml.ScalarEvent)
+        if values > MOST_VALUES:
+            raise InputError(f"{where}: a config may have {MOST_VALUES:,} keys and values at most")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             raise InputError(f"{where}: a config may nest {DEEPEST} levels deep at most")

@@ -98,6 +98,14 @@ def test_what_a_file_loses_is_the_models_value_less_its_own(exported: list[dict[
             assert one["lost"] == pytest.approx(own["value"] - one["value"])
 
 
+def test_half_precision_of_torch_export_is_neither_timed_nor_judged_and_the_card_says_so(
+    run: Path, exported: list[dict[str, Any]]
+) -> None:
+    left = [row["file"] for row in exported if row["unjudged"]]
+    assert sorted(left) == ["model.bfloat16.pt2", "model.float16.pt2"]
+    assert all(f"- {file}: PyTorch computes" in (run / "export" / "README.md").read_text() for file in left)
+
+
 def test_numbers_of_half_the_length_make_files_of_about_half_the_size(exported: list[dict[str, Any]]) -> None:
     size = {row["file"]: row["bytes"] for row in exported}
     assert size["float16/model.safetensors"] < 0.6 * size["model.safetensors"]

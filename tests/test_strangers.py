@@ -59,12 +59,13 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         (BOMB, "no anchors and aliases"),
         ("backbone: {name: '${oc.env:HOME}'}\n", "no interpolations"),
         ("[" * 100 + "]" * 100, "levels deep"),
+        ("many: [" + "0, " * 20_000 + "0]\n", "keys and values at most"),
         ("- a list\n", "must hold a mapping"),
         ("x" * 2_000_000, "over 1,000,000 bytes"),
         ("backbone: {\n", "must be YAML"),
         ("\x00\x01", "must be YAML"),
     ],
-    ids=["a tag", "a bomb", "an interpolation", "deep", "a list", "long", "cut off", "bytes"],
+    ids=["a tag", "a bomb", "an interpolation", "deep", "many", "a list", "long", "cut off", "bytes"],
 )
 def test_a_config_that_is_more_than_plain_values_is_refused(folder: Path, text: str, said: str) -> None:
     (folder / "config.yaml").write_text(text)
