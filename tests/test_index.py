@@ -552,4 +552,6 @@ def test_a_page_is_as_wide_as_the_screen(width: int, photos: Path, tmp_path: Pat
 def test_a_name_that_is_no_text_is_written_and_printed(strange: Path, saved: Path) -> None:
     odd = str(strange.with_name(os.fsdecode(b"\xff.jpg")))
     shutil.copy(strange, odd)
-    assert run("search", saved, odd, "--html", saved / "page.html") == 0
+    words = [sys.executable, "-m", "retrieval.index", "search", saved, odd, "--html", saved / "page.html"]
+    done = subprocess.run(list(map(str, words)), cwd=ROOT, capture_output=True, check=True)
+    assert done.stdout.startswith(os.fsencode(odd) + b"\n") and (saved / "page.html").is_file()
