@@ -36,7 +36,7 @@ LAYERS = [
     {"features", "config", "metrics", "statistics", "descriptors", "processes", "launch", "stopping"}
     | {"hub", "strangers", "faiss_index"},
     {"spec", "atomic"},
-    {"errors"},
+    {"errors", "terminal"},
 ]
 ROOMS = {
     "hydra": {"config"},

@@ -1,0 +1,49 @@
+"""Bytes of image files: hashed when they are read, known again by their stamp without reading; without torch."""
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+from typing import NamedTuple
+
+from retrieval.errors import InputError
+
+KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+
+
+class Stamp(NamedTuple):
+    """What tells a file that was not touched, without reading it; where any differs, only its hash decides."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+
+def stamp(path: str | Path) -> Stamp:
+    """Stamp of a regular file, by one `stat`. Raises InputError for what is none or not there, without opening it."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"no image at {path}: {getattr(error, 'strerror', None) or error}") from error
+    if not stat.S_ISREG(found.st_mode):
+        kind = KINDS.get(stat.S_IFMT(found.st_mode), "no regular file")
+        raise InputError(f"{path} is {kind}: an image must be a regular file")
+    return Stamp(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+
+
+def hash_bytes(data: bytes) -> str:
+    """SHA-256 of bytes, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def hash_file(path: str | Path) -> str:
+    """`hash_bytes` of a file, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
