@@ -34,7 +34,7 @@ help:            ## list the targets
 
 setup: .venv/ready  ## make .venv from the pinned requirements
 
-.venv/ready: .venv/pinned pyproject.toml
+.venv/ready: .venv/pinned pyproject.toml setup.py
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 

@@ -1,1 +1,7 @@
-"""Train, benchmark and carry away image descriptors for landmark retrieval."""
+"""Train, benchmark and export image descriptors for landmark retrieval."""
+
+import sys
+
+from retrieval.extras import Extras
+
+sys.meta_path.append(Extras())

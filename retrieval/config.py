@@ -18,7 +18,9 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from retrieval.errors import InputError, near
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+PACKAGE = Path(__file__).resolve().parent
+CONFIGS = PACKAGE / "configs"  # of a wheel; a checkout has them beside the package
+CONFIGS = CONFIGS if CONFIGS.is_dir() else PACKAGE.parent / "configs"
 ALLOWED = ("retrieval.", "torch.nn.", "torch.optim.", "lightning.pytorch.", "pytorch_metric_learning.")
 FREE_FORM = ("backbone.kwargs.", "backbone.kwargs=")  # handed to timm as they are, so no schema can name them
 

@@ -9,6 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "retrieval"
 LAYERS = [
+    {"__main__", "cli"},
     {"sweep", "export"},
     {"training", "parts"},
     {"callbacks", "resume"},
@@ -36,7 +37,7 @@ LAYERS = [
     {"features", "config", "metrics", "statistics", "descriptors", "processes", "launch", "stopping"}
     | {"hub", "strangers", "faiss_index"},
     {"spec", "atomic"},
-    {"errors", "terminal"},
+    {"errors", "extras", "terminal"},
 ]
 ROOMS = {
     "hydra": {"config"},
