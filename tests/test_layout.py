@@ -35,7 +35,7 @@ LAYERS = [
     {"embedder", "data", "losses", "subjects", "plan"} | {"report", "portable"},
     {"backbones", "timm_models", "poolings", "heads"},
     {"features", "config", "metrics", "statistics", "descriptors", "processes", "launch", "stopping"}
-    | {"hub", "strangers", "faiss_index"},
+    | {"hub", "strangers", "faiss_index", "flat_index"},
     {"spec", "atomic"},
     {"errors", "extras", "terminal"},
 ]

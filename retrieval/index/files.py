@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from retrieval import faiss_index
 from retrieval.embed import folder as descriptors
 from retrieval.embed.folder import MANIFEST, read_json, write_json
 from retrieval.errors import InputError
+from retrieval.index.engine import faiss_index
 
 NAMES = {"index": "index-{}.faiss", "images": "images-{}.json"}
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from retrieval import faiss_index
-from retrieval.descriptors import Rows
+from retrieval.descriptors import Indices, Rows
 from retrieval.embed import Described, Model, describe
 from retrieval.errors import InputError
 from retrieval.index import files, sources
+from retrieval.index.engine import faiss_index
 from retrieval.index.sources import LeftOut, Manifest, Source
 
 SEED = 0  # of the rows that an index is trained on
@@ -119,7 +119,7 @@ class Index:
             for row in zip(scores, at, strict=True)
         ]
 
-    def _nearest(self, rows: Rows, k: int) -> tuple[Rows, faiss_index.Indices]:
+    def _nearest(self, rows: Rows, k: int) -> tuple[Rows, Indices]:
         # faiss gives any of equals: where they stand on both sides of the edge, all of them are asked for.
         wide = k
         while True:
