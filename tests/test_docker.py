@@ -4,10 +4,10 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from installs import LEFT, VERBS, Done, environment, install, run, run_verbs
 from omegaconf import OmegaConf
 
 ROOT = Path(__file__).parent.parent
@@ -32,58 +32,64 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def entry(image: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """`docker run IMAGE WORDS`, in a folder that is not the program's."""
-    (workspace := image / "workspace").mkdir(exist_ok=True)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.run(
-        [image / "docker" / "entry", *words],
-        cwd=workspace,
-        env={**os.environ, "PATH": path, "PYTHONPATH": str(image)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+@pytest.fixture(scope="module")
+def python(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its environment, into which the image's files are installed as `make setup` does it."""
+    python = environment(tmp_path_factory.mktemp("environment"), heavy=True)
+    done = install(python, "--no-deps", "--no-build-isolation", "--editable", image)
+    assert done.returncode == 0, done.stderr
+    return python
 
 
-@pytest.mark.parametrize(
-    ("verb", "told"),
-    [
-        ("train", "train is powered by Hydra"),
-        ("eval", "eval is powered by Hydra"),
-        ("export", "is powered by Hydra"),
-        *((verb, f"retrieval.{verb}") for verb in ("report", "embed", "index")),
-    ],
-)
-def test_a_verb_hands_on_its_words(image: Path, verb: str, told: str) -> None:
-    done = entry(image, verb, "--help")
-    assert done.returncode == 0 and told in done.stdout
+@pytest.fixture(scope="module")
+def path(python: Path) -> str:
+    return f"{python.parent}{os.pathsep}{os.environ['PATH']}"
 
 
-def test_the_status_of_what_was_run_is_that_of_the_container(image: Path) -> None:
-    done = entry(image, "train", "pooling=gemm")
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("workspace")
+
+
+@pytest.fixture(scope="module")
+def done(image: Path, path: str, workspace: Path, photos: Path) -> dict[str, Done]:
+    """Every verb, `docker run IMAGE WORDS`, in a folder that is not the program's."""
+    return run_verbs(image / "docker" / "entry", workspace, photos, PATH=path)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_runs_to_its_end(done: dict[str, Done], workspace: Path, verb: str) -> None:
+    assert done[verb].returncode == 0, done[verb].stderr
+    assert (workspace / LEFT[verb]).is_file()
+
+
+def test_it_is_the_package_of_the_image_that_runs(image: Path, python: Path, tmp_path: Path) -> None:
+    code = "import retrieval, hydra_plugins.retrieval_sweep as p; print(retrieval.__file__, p.__file__)"
+    files = run(python, "-c", code, cwd=tmp_path).stdout.split()
+    assert len(files) == 2 and all(Path(file).is_relative_to(image) for file in files)
+
+
+def test_the_status_of_what_was_run_is_that_of_the_container(image: Path, path: str, tmp_path: Path) -> None:
+    done = run(image / "docker" / "entry", "train", "pooling=gemm", cwd=tmp_path, PATH=path)
     assert done.returncode != 0 and "unknown pooling 'gemm'" in done.stderr
 
 
 @pytest.mark.parametrize("words", [[], ["bash"], ["train.py"]])
-def test_other_verbs_are_refused_with_those_there_are(image: Path, words: list[str]) -> None:
-    done = entry(image, *words)
+def test_other_verbs_are_refused_with_those_there_are(image: Path, path: str, words: list[str]) -> None:
+    done = run(image / "docker" / "entry", *words, PATH=path)
+    verbs = "train, eval, sweep, export, report, embed, index"
     assert done.returncode == 2
-    assert (
-        done.stderr
-        == f"expected is train, eval, export, report, embed or index and what it takes, got '{''.join(words)}'\n"
-    )
+    assert done.stderr == f"error: the first word must be one of {verbs}; got {''.join(words)!r}\n"
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if " " not in verb])
+def test_every_verb_is_in_the_table_of_the_readme(verb: str) -> None:
+    assert f"| `{verb}` | `python " in (ROOT / "docker" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", [name for line in instructions("COPY") for name in line.split()[:-1]])
 def test_what_is_copied_is_there_and_not_ignored(image: Path, name: str) -> None:
     assert (ROOT / name).exists() and (image / name).exists()
-
-
-def test_what_the_package_is_installed_from_is_sent(image: Path) -> None:
-    (readme,) = re.findall(r'^readme = "(.+)"', (image / "pyproject.toml").read_text(), re.MULTILINE)
-    assert (image / readme).is_file()
 
 
 @pytest.mark.parametrize("target", re.findall(r"\bmake ([\w./]+)", " ".join(instructions("RUN"))))

@@ -50,6 +50,6 @@ def load(model: str | Path, scales: Sequence[float] | None = None, device: str =
         from retrieval.embed.network import Network
     except ImportError as error:
         raise InputError(
-            f"{model} needs PyTorch, which cannot be imported ({error}): install it, or name an .onnx file"
+            f"{model} needs PyTorch, which cannot be imported ({error}); an .onnx file needs none"
         ) from error
     return Network.load(str(model), scales or (1.0,), device)

@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors.torch import save_file
-
 from retrieval import heads
 from retrieval.heads import Whitening
 
 
 def save(whitening: Whitening, path: str | Path) -> None:
     """Write weight and bias as .safetensors, with `label` in its metadata: what `load` and head=whitening read."""
+    from safetensors.torch import save_file  # it imports torch, and would not say which extra brings that
+
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in whitening.state_dict().items()}
     save_file(tensors, path, metadata={"label": whitening.label})
 
