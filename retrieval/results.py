@@ -29,7 +29,9 @@ Row = dict[str, Any]
 JUDGED_BY = {"faiss": FAISS_VERSION, "scipy": version("scipy")}
 SAID = re.compile(r"mAP$|mAP@100$|micro-AP$|mP@10$|recall@1$")  # what the terminal shows
 # of a row: what came out
-NOT_OWN = ("metrics", "macro", "intervals", "search_recall", "seconds", "poolings_in_pass", "described")
+NOT_OWN = (
+    *("metrics", "macro", "intervals", "tied_queries", "search_recall", "seconds", "poolings_in_pass", "described"),
+)
 SHOWN = 8  # queries whose rankings stand in `rankings.json`
 
 
@@ -51,7 +53,8 @@ def row(
     sizes = {"queries": len(benchmark.queries), "images": len(benchmark.gallery), "skipped": benchmark.skipped}
     network = {"p": p_of(model), "parameters": parameters(model), "multiple": model.backbone.multiple}
     numbers = {name: None if math.isnan(value) else value for name, value in values.items()}  # JSON knows no NaN
-    judged = {"metrics": numbers, **certainty(values, per_query, benchmark.landmarks)}
+    ties = {"tied_queries": metrics.tied_queries(per_query)}
+    judged = {"metrics": numbers, **certainty(values, per_query, benchmark.landmarks), **ties}
     return {
         **{"benchmark": name, **asdict(subject), **how, **sizes, "convention": benchmark.convention},
         **{**network, **judged, **cost, "versions": VERSIONS | JUDGED_BY},

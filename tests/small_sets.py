@@ -1,6 +1,7 @@
 """What the tests of benchmarks share: tiny photos on disk, and judging by plain sorting."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, groupby, permutations, product
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,17 @@ def ranking(scores: np.ndarray, ignored: Iterable[int] = ()) -> list[int]:
     """Images, best first, of equal ones the lower index first, without those ignored."""
     left_out = set(map(int, ignored))
     return [i for i in sorted(range(len(scores)), key=lambda i: (-scores[i], i)) if i not in left_out]
+
+
+def rankings(scores: np.ndarray, ignored: Iterable[int] = ()) -> Iterator[list[int]]:
+    """`ranking` in every order of equal scores."""
+    groups = [list(group) for _, group in groupby(ranking(scores, ignored), key=lambda i: scores[i])]
+    return (list(chain.from_iterable(order)) for order in product(*map(permutations, groups)))
+
+
+def expected_trapezoid(scores: np.ndarray, relevant: Iterable[int], ignored: Iterable[int] = ()) -> float:
+    """`trapezoid`, its mean over every order of equal scores."""
+    return float(np.mean([trapezoid(found, relevant) for found in rankings(scores, ignored)]))
 
 
 def trapezoid(found: Sequence[int], relevant: Iterable[int]) -> float:

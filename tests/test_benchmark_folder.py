@@ -47,7 +47,7 @@ def test_a_list_of_a_folders_photos_judges_as_the_folder_does(photos: Path, tmp_
 
 def test_values_are_those_of_sorted_lists(photos: Path) -> None:
     benchmark = Folder(str(photos))
-    scores = np.random.default_rng(0).integers(0, 5, (20, 20)).astype(float)
+    scores = np.random.default_rng(0).permutation(np.arange(400.0)).reshape(20, 20)
     each = benchmark.per_query([scores[:7], scores[7:]])
     for q, (relevant, ignored) in enumerate(zip(benchmark.relevant, benchmark.ignored, strict=True)):
         found = [image in relevant for image in ranking(scores[q], ignored)]

@@ -1,11 +1,13 @@
 """Google Landmarks v2: retrieval and recognition, as the authors' metrics judge them."""
 
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import pytest
 from small_sets import jpegs, perfect, ranking, table
 
+from retrieval import metrics
 from retrieval.benchmarks.google import Recognition, Retrieval, nearest
 from retrieval.config import CONFIGS, build, load_yaml
 from retrieval.errors import InputError
@@ -95,7 +97,7 @@ def test_retrieval_is_that_of_sorted_lists_over_a_hundred(tmp_path: Path) -> Non
     wanted = [set(rng.choice(150, n, replace=False).tolist()) for n in (1, 40, 120)]
     rows = [(names[q], " ".join(names[i] for i in sorted(found)), "Public") for q, found in enumerate(wanted)]
     table(folder / "retrieval_solution_v2.1.csv", ("id", "images", "Usage"), *rows)
-    benchmark, scores = Retrieval(str(tmp_path)), rng.integers(0, 60, (3, 150)).astype(float)
+    benchmark, scores = Retrieval(str(tmp_path)), rng.permutation(np.arange(450.0)).reshape(3, 150)
     slow = [average_precision_at_100(ranking(row), found) for row, found in zip(scores, wanted, strict=True)]
     assert benchmark.per_query([scores])["public/AP@100"] == pytest.approx(slow)
     assert benchmark.judge(perfect(3, 150, wanted))["public/mAP@100"] == pytest.approx(1)
@@ -159,7 +161,7 @@ def test_recognition_is_that_of_sorted_lists(root: Path, neighbours: int) -> Non
     benchmark, rng = Recognition(str(root), neighbours), np.random.default_rng(neighbours)
     labels = ["7", "7", "8", "8", "8"]
     for _ in range(20):
-        scores = rng.integers(1, 6, (5, 5)).astype(float)
+        scores = rng.permutation(np.arange(1.0, 26)).reshape(5, 5)
         guesses = []
         for row in scores:
             sums: dict[str, float] = {}
@@ -181,9 +183,39 @@ def test_what_was_not_retrieved_is_no_prediction(root: Path) -> None:
         assert benchmark.per_query([scores])["public/confidence"][0] == -np.inf
 
 
-def test_the_nearest_of_equal_scores_have_the_lower_index() -> None:
-    assert sorted(nearest(np.array([1.0, 2, 1, 1, 0]), 3).tolist()) == [0, 1, 2]
-    assert nearest(np.array([-np.inf, 2, -np.inf]), 2).tolist() == [1]
+def test_recognition_by_equal_scores_is_the_mean_over_all_orders_of_the_training_photos(root: Path) -> None:
+    benchmark, rng = Recognition(str(root)), np.random.default_rng(0)
+    labels, shows = "77888", ["", "87", "9", "", "7"]
+    for _ in range(20):
+        scores = rng.integers(1, 4, (5, 5)) + np.arange(5)[:, None] / 10.0  # confidences of their own
+        means = []
+        for order in permutations(range(5)):
+            best = [max(order, key=lambda i, row=row: row[i]) for row in scores]
+            right = [labels[i] in shown for i, shown in zip(best, shows, strict=True)]
+            means.append(micro([scores[q][best[q]] for q in (0, 1, 4)], [right[q] for q in (0, 1, 4)], 2))
+        assert benchmark.judge(scores)["public/micro-AP"] == pytest.approx(np.mean(means))
+
+
+def test_equal_scores_of_two_landmarks_are_a_tie_and_those_of_one_are_none(root: Path) -> None:
+    scores = np.array([[2, 2, 1, 1, 1], [1, 2, 2, 0, 0], [0, 0, 0, 0, 0], [1, 2, 3, 4, 5], [1, 1, 2, 2, 2.0]])
+    each = Recognition(str(root)).per_query([scores])
+    assert each["public/ties"] == pytest.approx([0, 1, np.nan, np.nan, 0], nan_ok=True)
+    assert metrics.tied_queries(each) == 2
+
+
+def test_equal_scores_share_the_places_that_are_left() -> None:
+    found, shares = nearest(np.array([1.0, 2, 1, 1, 0]), 3)
+    assert dict(zip(found.tolist(), shares, strict=True)) == {0: 2 / 3, 1: 1, 2: 2 / 3, 3: 2 / 3}
+    assert nearest(np.array([-np.inf, 2, -np.inf]), 2)[0].tolist() == [1]
+
+
+@pytest.mark.parametrize("neighbours", [1, 2, 4])
+def test_the_order_of_equal_training_photos_is_nothing_to_recognition(root: Path, neighbours: int) -> None:
+    benchmark, values = Recognition(str(root), neighbours), set()
+    for order in permutations([3.0, 1.0, 1.0]):
+        scores = np.tile([0, 0, *order], (5, 1))  # photos of landmark 8
+        values.add(benchmark.judge(scores)["public/micro-AP"])
+    assert len(values) == 1
 
 
 @pytest.mark.parametrize("train", ["train.csv", "train_clean.csv"])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_sets import MEASURES, jpegs, perfect, ranking, trapezoid
+from small_sets import MEASURES, expected_trapezoid, jpegs, perfect
 
 from retrieval.benchmarks.oxford import CORRUPT, Oxford5k, Paris6k
 from retrieval.config import CONFIGS, build, load_yaml
@@ -76,7 +76,7 @@ def test_values_are_those_of_compute_ap(root: Path) -> None:
     benchmark, rng = Oxford5k(str(root)), np.random.default_rng(0)
     for _ in range(20):
         scores = rng.integers(0, 3, (3, 6)).astype(float)
-        slow = [trapezoid(ranking(scores[q], benchmark.ignored[q]), benchmark.relevant[q]) for q in range(3)]
+        slow = [expected_trapezoid(scores[q], benchmark.relevant[q], benchmark.ignored[q]) for q in range(3)]
         assert benchmark.per_query([scores])["AP"] == pytest.approx(slow)
     assert benchmark.judge(perfect(3, 6, benchmark.relevant)) == dict.fromkeys(MEASURES, 1)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_sets import jpegs, perfect, ranking, trapezoid
+from small_sets import expected_trapezoid, jpegs, perfect
 
 from retrieval.benchmarks.revisited import Published, Revisited, distracting, first_of_landmark
 from retrieval.config import CONFIGS, build, load_yaml
@@ -71,7 +71,7 @@ def test_values_are_those_of_sorted_lists(root: Path) -> None:
         each = benchmark.per_query([scores[:1], scores[1:]])
         for level, (relevant, ignored) in benchmark.levels.items():
             for q in range(2):
-                slow = trapezoid(ranking(scores[q], ignored[q]), relevant[q]) if len(relevant[q]) else np.nan
+                slow = expected_trapezoid(scores[q], relevant[q], ignored[q]) if len(relevant[q]) else np.nan
                 assert each[f"{level}/AP"][q] == pytest.approx(slow, nan_ok=True)
 
 

@@ -64,7 +64,10 @@ class Recognition:
     """Micro-AP of the public and the private test photos: which landmark, if any, and how sure?
 
     The landmark of a query is the one with the highest sum of scores among its `neighbours` nearest training photos
-    (1: the nearest one's), and that sum is how sure it is. train: the table of training photos, train.csv or
+    (1: the nearest one's), and that sum is how sure it is. Where training photos of equal scores are more than the
+    neighbours that are left, 1 neighbour is each of them as probably, and of several neighbours they share the places;
+    landmarks of equal sums are equally probable. Predictions that are equally sure stand by their photos' ids, as the
+    authors' evaluation orders them. train: the table of training photos, train.csv or
     train_clean.csv. `landmarks` holds a query's first landmark, or its own id where it shows none.
     """
 
@@ -95,13 +98,21 @@ class Recognition:
         self.convention = {"neighbours": self.neighbours, "train": train, "upright": False}
 
     def per_query(self, blocks: Iterable[ArrayLike]) -> dict[str, Array]:
-        """Per usage `public/confidence` (-inf: nothing was retrieved), `public/correct` and `public/shown` (1 where
-        the query shows a landmark), (Q,) each; NaN where the query is of the other usage."""
+        """Per usage `public/confidence` (-inf: nothing was retrieved), `public/correct` (how probably, where several
+        landmarks are the nearest), `public/shown` (1 where the query shows a landmark) and `public/ties` (1 where
+        several landmarks are the nearest), (Q,) each; NaN where the query is of the other usage."""
         guesses = [guess for block in map(np.asarray, blocks) for guess in self._guesses(block)]
         if len(guesses) != len(self.queries):
             raise ValueError(f"scores must have a row for each of {len(self.queries)} queries, got {len(guesses)}")
-        right = [self.labels[number] in shown for (number, _), shown in zip(guesses, self.shows, strict=True)]
-        columns = {"confidence": [sure for _, sure in guesses], "correct": right, "shown": list(map(bool, self.shows))}
+        columns = {
+            "confidence": [sure for _, sure in guesses],
+            "correct": [
+                min(1.0, sum(share for number, share in likely.items() if self.labels[number] in shown))
+                for (likely, _), shown in zip(guesses, self.shows, strict=True)
+            ],
+            "shown": list(map(bool, self.shows)),
+            metrics.TIES: [len(likely) > 1 for likely, _ in guesses],
+        }
         mine = {usage: np.array(self.usage) == usage for usage in USAGES}
         return {
             f"{usage.lower()}/{name}": np.where(mine[usage], np.asarray(values, dtype=np.float64), np.nan)
@@ -117,19 +128,21 @@ class Recognition:
         """The values for scores (Q, N)."""
         return self.values(self.per_query([scores]))
 
-    def _guesses(self, block: NDArray) -> list[tuple[int, float]]:
-        """Landmark and confidence of each row of scores (c, N)."""
+    def _guesses(self, block: NDArray) -> list[tuple[dict[int, float], float]]:
+        """How probable each landmark is of those that are nearest, and the confidence, of each row of scores (c, N)."""
         if block.ndim != 2 or block.shape[1] != len(self.gallery) or np.isnan(block).any():
             raise ValueError(f"scores must be numbers (Q, {len(self.gallery)}), got {block.shape}, or NaN among them")
-        if self.neighbours == 1:
-            best = block.argmax(1)
-            return list(zip(self.numbers[best].tolist(), block[np.arange(len(block)), best].tolist(), strict=True))
-        return [self._vote(row, nearest(row, self.neighbours)) for row in block]
+        return [self._vote(row, *nearest(row, self.neighbours)) for row in block]
 
-    def _vote(self, row: NDArray, found: Indices) -> tuple[int, float]:
+    def _vote(self, row: NDArray, found: Indices, shares: Array) -> tuple[dict[int, float], float]:
+        if not len(found):
+            return {}, -np.inf
         numbers, member = np.unique(self.numbers[found], return_inverse=True)
-        sums = np.bincount(member, weights=row[found])
-        return (int(numbers[sums.argmax()]), float(sums.max())) if len(found) else (0, -np.inf)
+        if self.neighbours == 1:
+            return dict(zip(numbers.tolist(), np.bincount(member) / len(member), strict=True)), float(row[found[0]])
+        sums = np.bincount(member, weights=row[found] * shares)
+        best = numbers[sums == sums.max()].tolist()
+        return dict.fromkeys(best, 1 / len(best)), float(sums.max())
 
 
 COLUMNS = ("confidence", "correct", "shown")
@@ -140,11 +153,15 @@ def _micro(confidence: Array, correct: Array, shown: Array) -> float:
     return metrics.micro_average_precision(confidence[made], correct[made], queries) if queries else float("nan")
 
 
-def nearest(scores: NDArray, k: int) -> Indices:
-    """The k images with the highest scores (N,), of equal ones those of lower index; none that was not retrieved."""
-    bound = np.partition(scores, -k)[-k] if k < len(scores) else -np.inf
+def nearest(scores: NDArray, k: int) -> tuple[Indices, Array]:
+    """The images with the k highest scores (N,), and the share of each: images with the k-th highest score share the
+    places that are left, all others have one. None that was not retrieved."""
+    bound = (scores.max() if k == 1 else np.partition(scores, -k)[-k]) if k < len(scores) else -np.inf
     above, level = np.flatnonzero(scores > bound), np.flatnonzero(scores == bound)
-    return np.concatenate([above, level[: k - len(above)]]) if bound > -np.inf else above
+    if bound == -np.inf:
+        return above, np.ones(len(above))
+    places = (k - len(above)) / len(level)
+    return np.concatenate([above, level]), np.concatenate([np.ones(len(above)), np.full(len(level), places)])
 
 
 def solution(file: Path, listed: str) -> dict[str, tuple[str, list[str]]]:

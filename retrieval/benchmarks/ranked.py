@@ -39,7 +39,7 @@ class Ranked:
         self.queries, self.gallery, self.landmarks = queries, gallery, list(landmarks)
         # A measure of the first k photos alone says nothing of the rest of the ranking.
         curve = {"precision": metrics.precision_over_recall} if "AP" in measures else {}
-        self.levels, self.measures = levels, {**measures, **curve}
+        self.levels, self.measures = levels, {**measures, **curve, metrics.TIES: metrics.ties}
         self.relevant, self.ignored = levels[shown]
         self.convention, self.skipped = dict(convention), skipped
 

@@ -24,7 +24,7 @@ MARKS = ("right", "wrong", "junk")
 P = ("mean", "min", "max")
 COUNTS = (
     *("queries", "images", "skipped", "dim", "multiple", "parameters", "seconds", "poolings_in_pass", "described"),
-    *("trained_seconds", "peak_memory", "steps"),
+    *("trained_seconds", "peak_memory", "steps", "tied_queries"),
 )
 KINDS = {
     str: "text",

@@ -10,7 +10,7 @@ from retrieval.report.tables import main_metric, metrics
 
 # What came out, what is different for every seed, and what stands in the table under another name.
 NO_KEYS = {
-    *("seed", "metrics", "macro", "intervals", "search_recall", "p", "per_query", "whitening_file"),
+    *("seed", "metrics", "macro", "intervals", "tied_queries", "search_recall", "p", "per_query", "whitening_file"),
     *("seconds", "poolings_in_pass", "described", "trained_seconds", "peak_memory", "steps", "validation"),
     *("config", "folder", "training", "convention", "versions"),
 }
