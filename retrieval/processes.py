@@ -1,5 +1,6 @@
 """Several processes that train or judge one model: which one this is, and what they hold together."""
 
+import multiprocessing
 import os
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -113,6 +114,17 @@ def largest(value: int) -> int:
     each = torch.tensor(value)  # of the CPU: no process has to wait for its GPU
     dist.all_reduce(each, dist.ReduceOp.MAX)
     return int(each)
+
+
+def start_usual_children() -> None:
+    """Start the processes of this one as Python does by default.
+
+    joblib leaves its own start method in the processes that it runs, and no other class of process can be started by
+    it: not the workers of a `DataLoader`, nor those of `torch.multiprocessing`.
+    """
+    usual = multiprocessing.get_all_start_methods()
+    if multiprocessing.get_start_method() not in usual:
+        multiprocessing.set_start_method(usual[0], force=True)
 
 
 def _told(torchrun: str, srun: str, otherwise: int) -> int:

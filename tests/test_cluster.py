@@ -136,6 +136,7 @@ def test_a_sweep_on_slurm_is_stopped_queued_again_and_finished(
     """Two tasks, by srun, are told by the signal that submitit asks SLURM for."""
     sweep = tmp_path / "sweep"
     more = ["hydra/launcher=slurm", f"hydra.sweep.dir={sweep}", "trainer.devices=2", "trainer.max_epochs=12"]
+    more += ["extract.workers=2"]
     process = started(["-m", *words(photos, sweep, *more, "seed=5", "resume=auto")], slurm)
     wait_for("*/checkpoints/last-0000000[3-9].ckpt", sweep, process)
     for rank in range(2):
@@ -147,11 +148,12 @@ def test_a_sweep_on_slurm_is_stopped_queued_again_and_finished(
     assert results.parent.name == "0_timm_gem_seed5" and len(json.loads(results.read_text())) == 1
 
 
-@pytest.mark.parametrize(("launcher", "seeds"), [("basic", "0,1"), ("submitit_local", "0")])
+@pytest.mark.parametrize(("launcher", "seeds"), [("basic", "0,1"), ("joblib", "0"), ("submitit_local", "0")])
 def test_every_job_of_a_sweep_starts_its_own_processes_and_has_its_own_folder(
     photos: Path, tmp_path: Path, launcher: str, seeds: str
 ) -> None:
     more = [f"hydra/launcher={launcher}", f"hydra.sweep.dir={tmp_path / 'sweep'}", "trainer.max_epochs=1"]
+    more += ["extract.workers=2"]
     process = started(["-m", *words(photos, tmp_path, *more, f"seed={seeds}", "trainer.devices=2")], dict(os.environ))
     said = ended(process)
     assert process.returncode == 0, said

@@ -144,7 +144,15 @@ def test_two_calls_at_once_run_each_job_once(photos: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
 def test_a_launcher_runs_the_plan(launcher: str, photos: Path, tmp_path: Path) -> None:
-    ended = called("eval", photos, tmp_path / "sweep", f"hydra/launcher={launcher}", "pooling=gap,max")
+    given = ["extract.workers=2", f"hydra/launcher={launcher}", "pooling=gap,max"]
+    ended = called("eval", photos, tmp_path / "sweep", *given)
+    assert ended.returncode == 0, ended.stderr
+    assert states(tmp_path / "sweep") == ["done", "done"]
+
+
+def test_joblib_trains_with_workers(photos: Path, tmp_path: Path) -> None:
+    given = ["data.workers=2", "extract.workers=2", "trainer.max_epochs=1", "hydra/launcher=joblib", "seed=0,1"]
+    ended = called("train", photos, tmp_path / "sweep", *given, "hydra.launcher.n_jobs=1")
     assert ended.returncode == 0, ended.stderr
     assert states(tmp_path / "sweep") == ["done", "done"]
 

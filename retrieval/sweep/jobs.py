@@ -30,6 +30,7 @@ class Claimed:
 
     def __call__(self, cfg: DictConfig) -> float | None:
         """The job's value, now or from when it was done; None where another call runs it."""
+        processes.start_usual_children()
         join(cfg)
         folder = processes.shared(os.path.relpath(cfg.output_dir, self.sweep_dir))
         if not processes.first():
