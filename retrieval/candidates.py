@@ -12,7 +12,7 @@ from torch import nn
 
 from retrieval import embedder
 from retrieval.backbones import TimmBackbone
-from retrieval.config import CONFIGS, load_yaml
+from retrieval.config import CONFIGS, from_plain, load_yaml
 from retrieval.embedder import Embedder
 from retrieval.errors import InputError, near
 from retrieval.published import Published
@@ -119,7 +119,7 @@ def of_run(folder: Path, entries: Any, resolution: int) -> list[Candidate]:
 
 def of_published(network: Published, cfg: DictConfig) -> Candidate:
     """A published network, as its authors trained it; cfg: how it is judged."""
-    whole: Any = OmegaConf.create({**plain(cfg), **plain(network.cfg)})
+    whole: Any = from_plain({**plain(cfg), **plain(network.cfg)})
     return Candidate(network.embedder, whole, _of_trained(whole), "")
 
 
@@ -132,7 +132,7 @@ def _on_backbone_of(model: Embedder, cfg: DictConfig, chosen: Sequence[Pooling],
 
 def _with_pooling(cfg: DictConfig, pooling: Pooling) -> DictConfig:
     """A copy of the config that describes this pooling alone."""
-    whole: Any = OmegaConf.create(plain(cfg))
+    whole: Any = from_plain(plain(cfg))
     whole.pooling, whole.names.pooling = plain(pooling.cfg), pooling.name
     if "evaluate" in whole:
         whole.evaluate.poolings = None

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from retrieval import candidates, extraction, plan, vocabulary
 from retrieval.backbones import TimmBackbone
 from retrieval.candidates import Candidate
-from retrieval.config import build
+from retrieval.config import build, from_plain
 from retrieval.errors import InputError
 from retrieval.extraction import Extract
 
@@ -35,7 +35,7 @@ def of(output_dir: Path, backbone: TimmBackbone, extract: Extract) -> list[Candi
         build(others[0].backbone)
         return torch.get_rng_state()
 
-    others = [OmegaConf.create(dict(cfg)) for cfg in sharing(output_dir)]
+    others = [from_plain(cfg) for cfg in sharing(output_dir)]
     with torch.random.fork_rng(devices=[]):
         for cfg in others:
             with suppress(InputError, RuntimeError, OSError):

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from retrieval.errors import InputError, near
+from retrieval.overrides import literal, quoted, refuse_misread
 
 PACKAGE = Path(__file__).resolve().parent
 CONFIGS = PACKAGE / "configs"  # of a wheel; a checkout has them beside the package
@@ -33,6 +34,19 @@ def load_yaml(path: str | Path) -> DictConfig:
     if not isinstance(cfg, DictConfig):
         raise InputError(f"{path} must hold a mapping of keys, it holds a {type(cfg).__name__}")
     return cfg
+
+
+def from_plain(values: Any, struct: bool = False) -> DictConfig:
+    """A config of values that are what they say: a path with `${` in it is no interpolation."""
+
+    def escaped(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: escaped(one) for key, one in value.items()}
+        if isinstance(value, list | tuple):
+            return [escaped(one) for one in value]
+        return literal(value) if isinstance(value, str) else value
+
+    return DictConfig(escaped(values), flags={"struct": struct})
 
 
 def build(cfg: Mapping[str, Any] | DictConfig, **runtime: Any) -> Any:
@@ -93,14 +107,15 @@ def compose(name: str, overrides: list[str], output_dir: Path | str | None = Non
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
-    overrides = prepared([*overrides, *([f"output_dir={output_dir}"] if output_dir else [])], name)
+    overrides = [*overrides, *([f"output_dir={quoted(literal(str(output_dir)))}"] if output_dir else [])]
+    refuse_misread(overrides, repr)
+    overrides = prepared(overrides, name)
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = hydra.compose(name, overrides, return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
     OmegaConf.set_struct(cfg, False)
     cfg.pop("hydra")
-    OmegaConf.resolve(cfg)
-    OmegaConf.set_struct(cfg, True)
+    cfg = from_plain(OmegaConf.to_container(cfg, resolve=True), struct=True)
     refuse_unknown(cfg, name)
     return cfg
 
@@ -139,7 +154,7 @@ def prepared(words: list[str], script: str) -> list[str]:
     Hydra's own folder put where output_dir is.
     """
     words = [f"++{word}" if word.startswith(FREE_FORM) else of_script(word, script) for word in words]
-    given = [word.split("=", 1)[1] for word in words if word.startswith("output_dir=")]
+    given = [word.split("=", 1)[1] for word in words if word.lstrip("+").startswith("output_dir=")]
     if given:
         words.append(f"hydra.run.dir={given[-1]}")
     return words
@@ -176,6 +191,7 @@ def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None
 
             os.environ["HYDRA_FULL_ERROR"] = "1"
             try:
+                refuse_misread(sys.argv[1:])
                 sys.argv[1:] = prepared(sys.argv[1:], name)
                 hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(job)()
             except (InputError, HydraException, OmegaConfBaseException) as error:

@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from retrieval import hub, strangers
 from retrieval.atomic import replace
 from retrieval.backbones import TimmBackbone
-from retrieval.config import build
+from retrieval.config import build, from_plain
 from retrieval.data import images, tensors
 from retrieval.errors import InputError
 from retrieval.features import Features
@@ -189,7 +189,7 @@ def sharing(
         size = map_of(shared, one, resolution)
         pooling = build(one, dim=shared.dim, prefix=shared.prefix, **size)
         models.append(Embedder(shared, pooling, build(cfg["head"], dim=pooling.out_dim)))
-        models[-1].cfg = completed(OmegaConf.create({**plain(cfg), "pooling": plain(one)}), models[-1])
+        models[-1].cfg = completed(from_plain({**plain(cfg), "pooling": plain(one)}), models[-1])
     return models
 
 
@@ -214,7 +214,7 @@ def squared(backbone: TimmBackbone, side: int) -> tuple[int, int]:
 
 def completed(cfg: DictConfig, embedder: Embedder) -> DictConfig:
     """The config with every interpolation resolved and the mean, std, map and size that the model turned out with."""
-    whole: Any = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+    whole: Any = from_plain(plain(cfg))
     whole.backbone.mean, whole.backbone.std = list(embedder.backbone.mean), list(embedder.backbone.std)
     if embedder.map_size:
         whole.pooling.height, whole.pooling.width = embedder.map_size

@@ -20,7 +20,7 @@ from torch import distributed as dist
 from torch.multiprocessing.spawn import ProcessException, ProcessExitedException, start_processes
 
 from retrieval import processes
-from retrieval.config import explain
+from retrieval.config import explain, from_plain
 from retrieval.errors import InputError
 from retrieval.stopping import SIGNALS, Stopped, handled, requeue, slurm_job, stoppable
 
@@ -198,7 +198,7 @@ def _one(local_rank: int, environment: Mapping[str, str], packed: bytes, folder:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(max(1, torch.get_num_threads() // processes.local_size()))
     task, plain = pickle.loads(packed)  # now, as what it imports reads the environment
-    cfg = DictConfig(plain, flags={"struct": True})
+    cfg = from_plain(plain, struct=True)
     try:
         result = working(task, cfg)
     except InputError as error:

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig
 
+from retrieval.config import from_plain
 from retrieval.errors import InputError
 from retrieval.subjects import deciding, digest
 
@@ -103,7 +104,7 @@ def unwritten(wanted: Sequence[Wanted]) -> tuple[list[DictConfig], list[dict[str
     """The config of each job and what sets it apart, of a sweep that is only looked at."""
     each = [one.at(number) for number, one in enumerate(wanted)]
     jobs = [Job(i, folder, one.overrides) for i, (one, (folder, _)) in enumerate(zip(wanted, each, strict=True))]
-    configs = [DictConfig(config, flags={"struct": True}) for _, config in each]
+    configs = [from_plain(config, struct=True) for _, config in each]
     return configs, [job.differs for job in told_apart(jobs)]
 
 

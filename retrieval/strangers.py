@@ -30,6 +30,7 @@ MOST_HEADER, MOST_TENSORS = 8_000_000, 20_000  # of a .safetensors: of timm's mo
 MOST_TABLES = 2**28  # numbers in what a network computes for itself, such as tables of relative positions
 FLOATS, WHOLE = ("F64", "F32", "F16", "BF16"), ("I64", "I32", "I16", "I8", "U8", "BOOL")
 NOT_SHAPES = ("checkpoint_path", "cache_dir", "model_name", "kwargs_filter", "feature_cfg", "device", "dtype")
+INTERPOLATION = r"(?<!\\)(\\\\)*\$\{"  # one that no odd number of backslashes makes a text
 BROKEN = (
     RuntimeError,
     ValueError,
@@ -76,13 +77,16 @@ def config(path: str | Path) -> DictConfig:
 def refuse_tricks(text: str, path: str | Path) -> None:
     """Refuse YAML that stands for more than it says."""
     depth = values = 0
+    text = re.sub(
+        r"\\u[dD][89a-fA-F]..", r"\\uFFFD", text
+    )  # of a name that is not UTF-8: libyaml takes no half of a pair
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         where = f"{path}, line {event.start_mark.line + 1}"
         if getattr(event, "anchor", None):
             raise InputError(f"{where}: a config may have no anchors and aliases, got {event.anchor!r}; write it out")
         if getattr(event, "tag", None):
             raise InputError(f"{where}: a config may have no tags, got {event.tag!r}; accepted: plain values")
-        if isinstance(event, yaml.ScalarEvent) and "${" in event.value:
+        if isinstance(event, yaml.ScalarEvent) and re.search(INTERPOLATION, event.value):
             raise InputError(f"{where}: a saved config has no interpolations, got {event.value!r}; write the value")
         values += isinstance(event, yaml.ScalarEvent)
         if values > MOST_VALUES:

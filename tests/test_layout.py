@@ -34,13 +34,13 @@ LAYERS = [
     },
     {"embedder", "data", "losses", "subjects", "plan"} | {"report", "portable"},
     {"backbones", "timm_models", "poolings", "heads"},
-    {"features", "config", "metrics", "statistics", "descriptors", "processes", "launch", "stopping"}
+    {"features", "config", "overrides", "metrics", "statistics", "descriptors", "processes", "launch", "stopping"}
     | {"hub", "strangers", "faiss_index", "flat_index"},
     {"spec", "atomic"},
     {"errors", "extras", "terminal"},
 ]
 ROOMS = {
-    "hydra": {"config"},
+    "hydra": {"config", "overrides"},
     "timm": {"backbones", "timm_models", "export/padding"},
     "huggingface_hub": {"hub", "embedder"},
     "onnx": {"export"},

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from small_runs import TINY
 
-from hydra_plugins.retrieval_sweep import _quoted
 from retrieval import plan
 from retrieval.errors import InputError
+from retrieval.overrides import quoted
 from retrieval.plan import Job, Wanted
 from retrieval.sweep import jobs
 
@@ -26,7 +25,7 @@ SHELF = ["backbone=timm", "backbone.name=test_resnet", "extract.resolutions=[48]
 
 def words(script: str, photos: Path, sweep: Path, *more: str) -> list[str]:
     own = TINY if script == "train" else [*SHELF, "benchmark=folder"]
-    places = [f"benchmark.folder.root={photos}", f"cache={sweep.parent}", f"hydra.sweep.dir={sweep}"]
+    places = [f"benchmark.folder.root={photos}", f"cache={sweep.parent}", f"hydra.sweep.dir={quoted(str(sweep))}"]
     places += [f"data.root={photos}"] if script == "train" else []
     return [sys.executable, f"{script}.py", "-m", *own, *places, *more]
 
@@ -144,10 +143,12 @@ def test_two_calls_at_once_run_each_job_once(photos: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
 def test_a_launcher_runs_the_plan(launcher: str, photos: Path, tmp_path: Path) -> None:
-    given = ["extract.workers=2", f"hydra/launcher={launcher}", "pooling=gap,max"]
-    ended = called("eval", photos, tmp_path / "sweep", *given)
+    sweep, odd = tmp_path / "swéep, [a=b]", tmp_path / "it's #1; é"
+    odd.symlink_to(photos)
+    given = ["extract.workers=2", f"hydra/launcher={launcher}", f"benchmark.folder.root={quoted(str(odd))}"]
+    ended = called("eval", photos, sweep, *given, "pooling=gap,max")
     assert ended.returncode == 0, ended.stderr
-    assert states(tmp_path / "sweep") == ["done", "done"]
+    assert states(sweep) == ["done", "done"]
 
 
 def test_joblib_trains_with_workers(photos: Path, tmp_path: Path) -> None:
@@ -275,9 +276,3 @@ def test_a_job_that_fails_before_its_turn_counts_as_failed(planned: Path) -> Non
         ("failed", "PermissionError: job.lock"),
         ("waiting", None),
     ]
-
-
-@pytest.mark.parametrize("folder", ["a b,c", "it's", "a\\\\b", "a\\'b", "{a}=1", "ends\\"])
-def test_hydra_reads_the_folder_of_a_job_as_it_is(folder: str) -> None:
-    (override,) = OverridesParser.create().parse_overrides([f"hydra.sweep.subdir={_quoted(folder)}"])
-    assert override.value() == folder

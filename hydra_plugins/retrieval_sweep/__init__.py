@@ -6,7 +6,6 @@ chosen launcher; the sweeper (basic, optuna) calls it as it would call that one.
 
 import logging
 import os
-import re
 import sys
 from collections.abc import Sequence
 from copy import deepcopy
@@ -117,16 +116,12 @@ class PlannedLauncher(Launcher):
 
     def _added(self, job: Any) -> list[str]:
         """What a job is told besides: its folder, to go on where it was killed, to leave progress to the overview."""
-        words = [f"hydra.sweep.subdir={_quoted(job.folder)}"]
+        from retrieval.overrides import literal, quoted
+
+        words = [f"hydra.sweep.subdir={quoted(literal(job.folder))}"]
         usual = {"resume": "auto", "trainer.enable_progress_bar": "false"} if self.script == "train" else {}
         said = {word.lstrip("+").split("=")[0] for word in job.overrides}
         return words + [f"{key}={value}" for key, value in usual.items() if key not in said]
-
-
-def _quoted(text: str) -> str:
-    """As a value that Hydra reads as it is: a backslash counts double before a quote alone."""
-    escaped = re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
-    return f"'{escaped}'"
 
 
 def _returned(overrides: list[str], value: Any) -> JobReturn:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from retrieval import config, extraction, frozen, launch, processes, resume, training
@@ -118,7 +118,7 @@ def shared_by(cfg: DictConfig) -> int:
 
 def alone(cfg: DictConfig) -> DictConfig:
     """The config of one process with the whole batch, where several would share it."""
-    one: Any = OmegaConf.create(plain(cfg))
+    one: Any = config.from_plain(plain(cfg))
     if shared_by(cfg) > 1:
         one.trainer.devices = one.trainer.num_nodes = 1
         if one.trainer.get("strategy") in launch.STRATEGIES:
