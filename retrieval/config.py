@@ -8,8 +8,10 @@ import inspect
 import os
 import pkgutil
 import re
+import secrets
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,25 @@ CONFIGS = PACKAGE / "configs"  # of a wheel; a checkout has them beside the pack
 CONFIGS = CONFIGS if CONFIGS.is_dir() else PACKAGE.parent / "configs"
 ALLOWED = ("retrieval.", "torch.nn.", "torch.optim.", "lightning.pytorch.", "pytorch_metric_learning.")
 FREE_FORM = ("backbone.kwargs.", "backbone.kwargs=")  # handed to timm as they are, so no schema can name them
+
+
+def cache_folder() -> str:
+    """Where a cache is kept unless a config says: RETRIEVAL_CACHE, or below the person's home, known by HOME or not."""
+    if given := os.environ.get("RETRIEVAL_CACHE"):
+        return given
+    try:
+        return str(Path.home() / ".cache" / "retrieval")
+    except RuntimeError as error:  # neither HOME nor the system's list of users knows
+        raise InputError("no home folder is known to keep a cache in: set RETRIEVAL_CACHE=DIR, or cache=DIR") from error
+
+
+def moment() -> str:
+    """The time to the second and eight random digits: a name that two calls at once do not share."""
+    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(4)}"
+
+
+OmegaConf.register_new_resolver("cache_folder", cache_folder, replace=True)
+OmegaConf.register_new_resolver("moment", moment, use_cache=True, replace=True)  # once for all the jobs of a sweep
 
 
 def load_yaml(path: str | Path) -> DictConfig:
@@ -209,6 +230,11 @@ def explain(error: Exception) -> str:
     if str(error).startswith("Caught "):  # in a worker process: after its traceback
         return re.split(r"\nretrieval\.[\w.]+: ", str(error).strip())[-1]
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    raised: BaseException | None = error
+    while isinstance(raised, OmegaConfBaseException):  # what one of our resolvers raised lies below it
+        raised = raised.__cause__ or raised.__context__
+    if isinstance(raised, InputError):
+        return str(raised)
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and isinstance(cause.parent_node, DictConfig):
         where = str(cause.full_key or cause.key).rsplit(".", 1)[0]
         place = f"under '{where}'" if "." in str(cause.full_key) else "at the top level"

@@ -1,13 +1,21 @@
 """From YAML and command line to objects; wrong words are named with what is accepted."""
 
+import os
+import pwd
 import re
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+import hydra
 import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf.errors import OmegaConfBaseException
 
-from retrieval.config import CONFIGS, build, chosen, compose, load_yaml, prepared, refuse_shared
+from retrieval import config
+from retrieval.config import CONFIGS, build, chosen, compose, explain, load_yaml, prepared, refuse_shared
 from retrieval.errors import InputError, flag, near
 from retrieval.poolings import GeM
 
@@ -185,6 +193,46 @@ def test_bad_input_is_refused_before_anything_is_written(
 
 def test_a_missing_folder_of_photos_is_named_by_its_key() -> None:
     assert "data.root" in refusal("data=folder")
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.delenv("RETRIEVAL_CACHE", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    return monkeypatch
+
+
+def test_without_home_the_cache_lies_where_the_system_says(homeless: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    home = pwd.getpwuid(os.getuid()).pw_dir
+    assert compose("train", [], tmp_path).cache == f"{home}/.cache/retrieval"
+
+
+def test_where_no_home_is_known_the_message_names_what_to_set(homeless: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    homeless.setattr(pwd, "getpwuid", {}.__getitem__)  # as of a user whom the system does not know
+    with pytest.raises(OmegaConfBaseException) as refused:
+        compose("train", [], tmp_path)
+    assert explain(refused.value).endswith("set RETRIEVAL_CACHE=DIR, or cache=DIR")
+
+
+@pytest.mark.parametrize("name", ["train", "eval"])
+def test_two_calls_in_one_second_write_into_two_folders(name: str, homeless: pytest.MonkeyPatch) -> None:
+    homeless.setattr(config, "datetime", OneMoment)
+    folders = [folder(name, kind) for kind in ("run", "run", "sweep", "sweep")]
+    assert len(set(folders)) == 4 and all(one.startswith("runs/2026-01-02_03-04-05-") for one in folders)
+
+
+class OneMoment(datetime):
+    @classmethod
+    def now(cls, tz: Any = None) -> datetime:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return cls(2026, 1, 2, 3, 4, 5)
+
+
+def folder(name: str, kind: str) -> str:
+    """Where a call of train.py or eval.py writes, or a sweep, if nothing is said of it."""
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = hydra.compose(name, return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    return cfg.hydra[kind].dir
 
 
 @pytest.mark.parametrize("value", ["false", "no", 0, None])
