@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from retrieval import candidates, embedder, extraction, passes, processes, published, vocabulary, whitening
 from retrieval.benchmarks import Benchmark
 from retrieval.config import build, chosen, load_yaml
-from retrieval.data.images import Photo
+from retrieval.data.images import Photo, limit_pixels
 from retrieval.descriptors import Descriptors, Rows
 from retrieval.embedder import Embedder
 from retrieval.errors import InputError
@@ -152,6 +152,7 @@ class Asked:
     @classmethod
     def of(cls, cfg: DictConfig, overridden: set[str]) -> "Asked":
         """Everything that can be refused before a photo is described is refused here, and nothing is written."""
+        limit_pixels(cfg.images.max_pixels)
         refuse(cfg, overridden)
         extract: Extract = build(cfg.extract)
         poolings, side = cfg.evaluate.poolings, extract.resolutions[0]

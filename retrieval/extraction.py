@@ -157,7 +157,7 @@ class _Photos(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         photo = self.photos[index]
         size = self.size_of(photo)
-        return tensors.to_bytes(images.resized(images.decode(photo, size if self.draft else None), size))
+        return tensors.to_bytes(images.resized(images.decode(photo, size if self.draft else None, size), size))
 
 
 def describe(

@@ -16,7 +16,7 @@ CHOICES = ("loss", "miner", "sampler", "optimizer", "schedule")  # groups of whi
 ONLY_LOG = tuple(f"retrieval.callbacks.{name}" for name in ("PoolingExponent", "Waiting", "Evaluate", "Progress"))
 KEYS = ("lr_multipliers", "layer_decay", "freeze_p", "freeze_batchnorm", "memory")
 
-FREE = ("resume", "dry_run", "output_dir", "cache", "logger", "checkpoint_steps")  # decide neither weights nor rows
+FREE = ("resume", "dry_run", "output_dir", "cache", "logger", "checkpoint_steps", "images")  # decide no weights or rows
 ELSEWHERE = ("output_dir", "cache", "run", "dry_run", "trained")  # says where, or what came out
 
 

@@ -19,6 +19,7 @@ from retrieval import embedder as embedders
 from retrieval import frozen, processes, resume, sharding, vocabulary, whitening
 from retrieval.callbacks import loggers
 from retrieval.callbacks.checkpoints import continue_curves, newest, written
+from retrieval.data.images import limit_pixels
 from retrieval.parts import Parts, refuse
 from retrieval.results import Row, append
 from retrieval.subjects import plain
@@ -34,6 +35,7 @@ def fit(cfg: DictConfig) -> list[Row]:
     """
     output_dir = Path(cfg.output_dir)
     quieted()
+    limit_pixels(cfg.images.max_pixels)
     refuse(cfg)
     goes_on = resume.begun(cfg, output_dir)
     if goes_on and (rows := resume.finished(cfg, output_dir)):

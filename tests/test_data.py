@@ -62,10 +62,13 @@ def test_a_photo_cut_short_is_refused_at_the_start(photos: Path, tmp_path: Path)
 
 def test_files_that_are_left_out_are_counted_aloud(photos: Path, tmp_path: Path, capsys: Capture) -> None:
     shutil.copytree(photos, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "dome" / "0.heic").write_bytes(b"of no known kind")
+    (tmp_path / "dome" / "0.txt").write_bytes(b"of no known kind")
     (tmp_path / "loose.jpg").write_bytes(b"in no folder")
+    (tmp_path / ".tower").mkdir()
     read(tmp_path)
-    assert "2 files or folders are left out" in capsys.readouterr().out
+    said = capsys.readouterr().err
+    assert said.startswith(f"{tmp_path}: 3 files or folders left out: ") and said.count("\n") == 1
+    assert all(reason in said for reason in ("1 .txt", "1 hidden", "1 outside a landmark's folder"))
 
 
 def test_an_unreadable_photo_is_skipped_and_counted_if_asked(photos: Path, tmp_path: Path) -> None:

@@ -229,8 +229,8 @@ def broken(root: Path) -> dict[str, str]:
     (root / "gone.jpg").symlink_to(root / "nowhere.jpg")
     os.mkfifo(root / "pipe.jpg")
     return {
-        "cut.jpg": "truncated", "deep.png": "8-bit", "empty.jpg": "identify", "gone.jpg": "no file",
-        "pickle.png": "identify", "pipe.jpg": "no file", "text.jpg": "identify",
+        "cut.jpg": "truncated", "deep.png": "8-bit", "empty.jpg": "no image of", "gone.jpg": "No such file",
+        "pickle.png": "no image of", "pipe.jpg": "is a named pipe", "text.jpg": "no image of",
     }  # fmt: skip
 
 
@@ -240,7 +240,7 @@ def test_photos_that_cannot_be_described_are_listed_and_not_fatal(
     (tmp_path / "photos").mkdir()
     faults = broken(tmp_path / "photos")
     names = [*sorted(faults), "missing.jpg"]
-    faults["missing.jpg"] = "no such file"
+    faults["missing.jpg"] = "No such file"
     given = [str(tmp_path / "photos"), str(tmp_path / "photos" / "missing.jpg"), str(photos)]
     assert main([str(colours), *given, "-o", str(tmp_path / "out")]) == 0
     written, said = json.loads((tmp_path / "out" / "unreadable.json").read_text()), capsys.readouterr().err

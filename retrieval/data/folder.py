@@ -5,9 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
-from retrieval.data.images import SUFFIXES, Photo, found, unreadable
+from retrieval.data.files import Listing
+from retrieval.data.images import SUFFIXES, Photo, unreadable
 from retrieval.errors import InputError
 
 
@@ -32,16 +31,15 @@ class LandmarkPhotos:
 
 def read(root: str | Path, on_unreadable: str = "refuse") -> LandmarkPhotos:
     """All photos of `root/<landmark>/`; each landmark must have two or more that can be read."""
-    root = Path(root)
+    root, listing = Path(root), Listing()
     if not root.is_dir():
         raise InputError(f"no folder of photos at {root}")
-    folders = [d for d in sorted(root.iterdir()) if d.is_dir() and not d.name.startswith(".")]
-    photos = {d.name: [Photo(str(path)) for path in found(d)] for d in folders}
+    loose, folders = listing.entries(root)
+    listing.left_out["outside a landmark's folder"] += len(loose)
+    photos = {Path(folder).name: [Photo(path) for path in listing.photos(folder)] for folder in folders}
+    listing.tell(root)
     if not any(photos.values()):
         raise InputError(f"{root} holds no photos: expected <landmark>/<image> with {', '.join(SUFFIXES)}")
-    others = sum(1 for d in (root, *folders) for p in d.iterdir() if not p.name.startswith(".")) - len(folders)
-    if others := others - sum(map(len, photos.values())):
-        tqdm.write(f"{root}: {others} files or folders are left out, being no <landmark>/<image> of a known kind")
     labels = [name for name, group in photos.items() for _ in group]
     everything = LandmarkPhotos([photo for group in photos.values() for photo in group], labels)
     return readable(everything, on_unreadable, photos, str(root))

@@ -7,7 +7,6 @@ archives of its photos alone are worth making.
 """
 
 import glob
-import io
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from zlib import crc32
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 from tqdm import tqdm
@@ -140,13 +139,9 @@ class Crops:
 
 def decoded(content: bytes, path: str) -> Image.Image:
     """The photo that a file holds, in RGB, not turned by EXIF."""
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            return images.to_rgb(image, upright=False)
-    except UnidentifiedImageError as error:  # whose message names an address in memory
-        raise images.UnreadablePhoto(f"unreadable photo {path}: it is no image of a known kind") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise images.UnreadablePhoto(f"unreadable photo {path}: {error}") from error
+    photo = images.Photo(path, upright=False)
+    with images.opened(photo, content) as image:
+        return images.pixels(image, photo)
 
 
 class ShardLoader:

@@ -43,11 +43,11 @@ def lines(text: bytes) -> list[str]:
 
 def found(paths: Iterable[str | Path]) -> list[str]:
     """Absolute paths of photos, in the order given, each once, at its first place; a folder stands for the photos at
-    any depth in it, sorted, hidden ones left out. Any other path is that of a photo, even where no file is."""
+    any depth in it, see `retrieval.data.files`. Any other path is that of a photo, even where no file is."""
     given: dict[str, None] = {}
     for path in paths:
         absolute = os.path.abspath(path)
-        for photo in files.below(Path(absolute)) if os.path.isdir(absolute) else [absolute]:
+        for photo in files.below(absolute) if os.path.isdir(absolute) else [absolute]:
             given.setdefault(photo)
     if not given:
         raise InputError(f"no photos to describe: accepted are files and folders of {', '.join(images.SUFFIXES)}")
@@ -66,7 +66,7 @@ def sizes_of(
 
     def size_of(path: str) -> Size | str:
         try:
-            return images.target_size(Photo(regular(path)), resolution, multiple)
+            return images.target_size(Photo(path), resolution, multiple)
         except Exception as error:  # a decoder of a broken file raises whatever comes
             return why(error)
 
@@ -107,14 +107,7 @@ def sorted_out(batch: Iterable[tuple[int, Future[NDArray[np.uint8]]]]) -> Decode
 def pixels(path: str, size: Size | None) -> NDArray[np.uint8]:
     """(H, W, 3) of a photo, turned upright and resized."""
     assert size is not None
-    return np.asarray(images.resized(images.decode(Photo(regular(path))), size))
-
-
-def regular(path: str) -> str:
-    """The path of a file that is there; opening a pipe would wait for ever."""
-    if not os.path.isfile(path):
-        raise InputError("there is no such file" if not os.path.lexists(path) else "it is no file that can be read")
-    return path
+    return np.asarray(images.resized(images.decode(Photo(path), target=size), size))
 
 
 def why(error: BaseException) -> str:

@@ -11,6 +11,7 @@ from retrieval import embedder, heads
 from retrieval.benchmarks import Benchmark
 from retrieval.config import build, chosen
 from retrieval.data import images
+from retrieval.data.files import below
 from retrieval.data.images import Photo
 from retrieval.embed.network import RESOLUTION, fingerprint_of, size_of
 from retrieval.embedder import Embedder
@@ -47,6 +48,7 @@ class Asked:
     @classmethod
     def of(cls, cfg: DictConfig) -> "Asked":
         """What `configs/export.yaml` and the command line say; the model is read, nothing is computed."""
+        images.limit_pixels(cfg.images.max_pixels)
         files = files_of(listed(cfg, "format", FORMATS), listed(cfg, "dtype", DTYPES))
         if not cfg.run:
             raise InputError("say what is exported: run=DIR, a run's folder, or run=org/name of the Hugging Face hub")
@@ -158,8 +160,8 @@ def calibration(cfg: DictConfig, of_run: DictConfig) -> list[Photo]:
         raise InputError(f"calibration.count must be a whole number from 1, got {count!r}")
     if root is None or not Path(root).is_dir():
         raise InputError(f"int8 is calibrated on photos: give calibration.photos=DIR, no folder is at {root}")
-    found = [path for folder in [Path(root), *sorted(Path(root).rglob("*/"))] for path in images.found(folder)]
+    found = below(root)
     if not found:
         raise InputError(f"int8 is calibrated on photos, and {root} holds none ({', '.join(images.SUFFIXES)})")
     step = max(1, len(found) // count)
-    return [Photo(str(path)) for path in found[::step][:count]]
+    return [Photo(path) for path in found[::step][:count]]

@@ -62,7 +62,7 @@ def sizes_of(spec: Spec, photos: Sequence[Photo]) -> list[images.Size]:
 
 def decoded(photo: Photo, size: images.Size) -> Pixels:
     """(3, H, W) of a photo."""
-    return np.asarray(images.resized(images.decode(photo), size)).transpose(2, 0, 1)
+    return np.asarray(images.resized(images.decode(photo, target=size), size)).transpose(2, 0, 1)
 
 
 def seconds(describe: Describe, spec: Spec) -> float:

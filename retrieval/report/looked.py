@@ -9,14 +9,14 @@ from typing import Any
 import matplotlib
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
+from retrieval.data.images import Photo, UnreadablePhoto, decode
 from retrieval.report import photos
-from retrieval.report.photos import BROKEN, MARKS
+from retrieval.report.photos import MARKS, SIDES
 
 HEADING = "Where each model looked"
 QUERIES, LIMIT = 4, 4_000_000  # shown, and characters
-SIDES = 214, 120  # pixels at most, as thumbnails
 MAP = matplotlib.colormaps["bwr"]  # blue, white, red
 STRONGEST = 0.75  # of the colour over the photo
 WORDS = (
@@ -92,13 +92,11 @@ def _figure(photo: Image.Image | None, path: str, shares: NDArray, largest: floa
 def opened(path: str, box: Sequence[float] | None, upright: bool) -> Image.Image | None:
     """What was described of a photo, cropped and turned as it was, at most SIDES; None where it cannot be read."""
     try:
-        with Image.open(path) as photo:
-            rgb = (ImageOps.exif_transpose(photo) if upright else photo).convert("RGB")
-        part = rgb.crop(tuple(round(edge) for edge in box)) if box else rgb  # pyright: ignore[reportArgumentType]
-        part.thumbnail(SIDES)
-    except (*BROKEN, OverflowError):  # the last of a box beyond all photos
+        part = decode(Photo(path, tuple(box) if box else None, upright), target=SIDES)  # pyright: ignore[reportArgumentType]
+    except UnreadablePhoto:
         return None
-    return part if all(part.size) else None
+    part.thumbnail(SIDES)
+    return part
 
 
 def tinted(photo: Image.Image, shares: NDArray) -> Image.Image:

@@ -8,11 +8,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
+
+from retrieval.data.images import Photo, UnreadablePhoto, decode
 
 GREY = "#767676"
 MARKS = {"right": ("✓", "#2c9a5b"), "wrong": ("✗", "#d64545"), "junk": ("○", GREY)}
-BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises of a file
+SIDES = (214, 120)  # of a thumbnail, at the most
 QUALITY = 75
 LEGEND = (
     '<p class="marks">'
@@ -72,11 +74,10 @@ def thumbnail(path: str, box: tuple[float, ...] | None = None) -> Image.Image | 
     None where the photo is gone or cannot be read.
     """
     try:
-        with Image.open(Path(path)) as photo:
-            upright = ImageOps.exif_transpose(photo).convert("RGB")
-    except BROKEN:
+        upright = decode(Photo(path), target=SIDES)
+    except UnreadablePhoto:
         return None
-    scale = min(214 / upright.width, 120 / upright.height, 1.0)
+    scale = min(SIDES[0] / upright.width, SIDES[1] / upright.height, 1.0)
     small = upright.resize((max(1, round(upright.width * scale)), max(1, round(upright.height * scale))))
     if box:
         corners = [min(max(value * scale, 0), side - 1) for value, side in zip(box, small.size * 2, strict=True)]
