@@ -25,7 +25,7 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
 
 MULTIPLES = (1, 2, 4, 8, 14, 16, 32, 48, 64)  # coarser ones (MaxViT's 224) would distort photos: one fixed size
 STRIDES = (1, 2, 4, 8, 16, 32, 64)  # of the maps in a CNN
-LEARNED = ("multiple", "fixed_size", "dim", "prefix", "stride", "_stride", "_tried", "_rounds_up")  # by measuring
+LEARNED = ("multiple", "fixed_size", "least", "dim", "prefix", "stride", "_stride", "_tried", "_rounds_up")  # measured
 MEASURED: dict[str, dict[str, Any]] = {}  # of each name and kwargs, which no weights change
 FAILURES = (RuntimeError, AssertionError, AttributeError, ValueError, TypeError, LookupError)
 
@@ -33,8 +33,9 @@ FAILURES = (RuntimeError, AssertionError, AttributeError, ValueError, TypeError,
 class TimmBackbone(nn.Module):
     """A timm model without its classifier: images (B, 3, H, W), normalised -> Features.
 
-    `dim` channels, `prefix` tokens (1 with CLS, else 0), `multiple` that each side of the input must have, `fixed_size`
-    (H, W) of a model that takes no other, `stride` pixels from one position to the next, `mean` and `std` of its input.
+    `dim` channels, `prefix` tokens (1 with CLS, else 0), `multiple` that each side of the input must have, `least`
+    pixels of a side (a smaller one is enlarged), `fixed_size` (H, W) of a model that takes no other, `stride` pixels
+    from one position to the next, `mean` and `std` of its input.
     `frozen`: a `retrieval.frozen.Frozen` where it does not learn, else None. `pretrained` downloads through timm,
     `weights` loads a local .safetensors or .pth, `kwargs` go to timm as they are (`made_with`: with what was added).
     """
@@ -84,6 +85,7 @@ class TimmBackbone(nn.Module):
 
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> Features:
         """sizes (B, 2): real height and width of each image at the top left of a padded one; None where all is real."""
+        images = self._enlarged(images, sizes)
         if self._stride is None:  # measured: a CNN trains 1.3 to 2 times as fast on a CPU with its channels last
             images = images.contiguous(memory_format=torch.channels_last)
         height, width = images.shape[-2:]
@@ -95,6 +97,16 @@ class TimmBackbone(nn.Module):
                 self.model.forward_features(images, **self._attended(sizes, images)), height, width
             )
         return Features(features.patches, features.prefix, self._real(sizes, features.patches, self.stride))
+
+    def _enlarged(self, images: Tensor, sizes: Tensor | None) -> Tensor:
+        """Images with no side below `least`: resized bilinearly, or padded further where they are padded."""
+        height, width = images.shape[-2:]
+        if height >= self.least and width >= self.least:
+            return images
+        high, wide = max(height, self.least), max(width, self.least)
+        if sizes is not None:
+            return functional.pad(images, (0, wide - width, 0, high - height))
+        return functional.interpolate(images, (high, wide), mode="bilinear", align_corners=False)
 
     def _features(self, out: Tensor, height: int, width: int) -> Features:
         if self._stride is None:
@@ -243,12 +255,32 @@ class TimmBackbone(nn.Module):
         else:
             reason = str(problem) or type(problem).__name__
             raise InputError(f"backbone '{self.name}' gives no map of features at {height} x {width}: {reason}")
-        self.train(training)
         self._tried = height, width
+        self.least = self.multiple * (1 if self.fixed_size else self._fewest())
+        self.train(training)
         self.dim, self.prefix = features.patches.shape[1], features.prefix.shape[1]
         rows = features.patches.shape[2]  # of a CNN that halves its map, rounding up or down, a few times
         self.stride = self._stride or 2 ** round(math.log2(height / rows))
         self._rounds_up = rows * self.stride >= height
+
+    def _fewest(self) -> int:
+        """How many multiples a side has at least, found by doubling and halving."""
+
+        def taken(count: int) -> bool:
+            side = count * self.multiple
+            try:
+                out = self.model.forward_features(torch.zeros(1, 3, side, side))
+                return self._features(out, side, side).patches.numel() > 0
+            except FAILURES:
+                return False
+
+        low, high = 0, 1
+        while high * self.multiple < min(self._tried) and not taken(high):
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if taken(middle) else (middle, high)
+        return high
 
 
 class Lookups(TorchFunctionMode):

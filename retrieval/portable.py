@@ -198,9 +198,8 @@ def resized(pixels: Pixels, scale: float, multiple: int) -> Pixels:
     if scale == 1:
         return pixels
     sides = pixels.shape[-2:]
-    if min(sides) * scale < 1:
-        raise InputError(f"a photo of {sides[1]} x {sides[0]} pixels has none left at scale {scale:g}")
-    if multiple == 1:  # PyTorch's scale_factor: the step is that asked for, not that of the sides rounded
+    if multiple == 1 and min(sides) * scale >= 1:
+        # PyTorch's scale_factor: the step is that asked for, not that of the sides rounded
         new = [(math.floor(side * scale), 1 / scale) for side in sides]
     else:
         rounded = [images.nearest(round(side * scale), multiple) for side in sides]

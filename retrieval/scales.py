@@ -114,13 +114,9 @@ def rescaled(batch: Tensor, scale: float, multiple: int, sizes: Tensor | None = 
 
 
 def resized(batch: Tensor, scale: float, multiple: int) -> Tensor:
-    """(B, 3, H, W) resized bilinearly, align_corners=False; sides rounded down, or to the nearest multiple."""
-    if min(batch.shape[-2:]) * scale < 1:
-        raise InputError(
-            f"a photo of {batch.shape[-1]} x {batch.shape[-2]} pixels has none left at scale {scale:g}: give larger "
-            "extract.scales or extract.resolutions"
-        )
-    if multiple == 1:
+    """(B, 3, H, W) resized bilinearly, align_corners=False; sides rounded down, or to the nearest multiple where that
+    is above 1, or a side would have no pixel left: each keeps one at least."""
+    if multiple == 1 and min(batch.shape[-2:]) * scale >= 1:
         return F.interpolate(batch, scale_factor=scale, mode="bilinear", align_corners=False)
     height, width = (images.nearest(round(side * scale), multiple) for side in batch.shape[-2:])
     return F.interpolate(batch, size=(height, width), mode="bilinear", align_corners=False)

@@ -252,10 +252,12 @@ def test_photos_that_cannot_be_described_are_listed_and_not_fatal(
     assert np.array_equal(found.rows, describe(load(colours), photos).rows)
 
 
-def test_photos_too_small_for_a_scale_are_listed(run: Path, photos: Path, tmp_path: Path) -> None:
+def test_a_photo_of_one_pixel_a_side_is_described_at_every_scale(run: Path, photos: Path, tmp_path: Path) -> None:
     Image.new("RGB", (90, 1)).save(tmp_path / "thin.jpg")
-    found = describe(load(run, [1.0, 0.5]), [tmp_path / "thin.jpg", *below(photos)[:2]])
-    assert found.images == below(photos)[:2] and "none left at scale" in found.unreadable[0]["reason"]
+    paths = [str(tmp_path / "thin.jpg"), *below(photos)[:2]]
+    found = describe(load(run, [1.0, 0.5]), paths)
+    assert found.images == paths and not found.unreadable
+    np.testing.assert_allclose(found.rows, extraction.describe(embedder.load(run), paths, 96, [1.0, 0.5]), atol=1e-5)
 
 
 def test_a_descriptor_that_is_not_finite_is_none(colours: Path, photos: Path) -> None:

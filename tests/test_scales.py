@@ -1,13 +1,16 @@
 """Scales of a photo joined as the papers that are named join them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from test_embedder import described
 
-from retrieval import embedder
+from retrieval import embedder, extraction
 from retrieval.data import tensors
 from retrieval.embedder import Embedder
 from retrieval.errors import InputError
@@ -112,6 +115,17 @@ def test_another_aggregate_is_refused_with_those_there_are() -> None:
         aggregation("sum")
 
 
-def test_a_scale_that_leaves_no_pixel_is_refused() -> None:
-    with pytest.raises(InputError, match="64 x 48 pixels has none left at scale 0.01"):
-        rescaled(torch.rand(1, 3, 48, 64), 0.01, 1)
+@given(st.integers(1, 40), st.integers(1, 40), st.floats(0.01, 2), st.sampled_from([1, 14]))
+def test_a_side_keeps_a_pixel_at_every_scale(height: int, width: int, scale: float, multiple: int) -> None:
+    small, _ = rescaled(torch.rand(1, 3, height * multiple, width * multiple), scale, multiple)
+    assert min(small.shape[-2:]) >= multiple and not any(side % multiple for side in small.shape[-2:])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit", "vgg11", "convnext_atto"])
+def test_a_photo_thinner_than_the_backbone_takes_is_described_at_every_scale(backbone: str, tmp_path: Path) -> None:
+    Image.linear_gradient("L").resize((400, 3)).save(tmp_path / "thin.png")
+    network = model(backbone=backbone)
+    for aspect in ("native", "padded"):
+        found = extraction.describe(network, [tmp_path / "thin.png"], 96, SCALES, aspect)
+        assert np.isfinite(found).all() and np.linalg.norm(found) == pytest.approx(1, abs=1e-5)
