@@ -73,6 +73,26 @@ def add(index: Any, gallery: Descriptors) -> None:
         index.add(gallery.take(np.arange(start, min(start + BLOCK, len(gallery)))))
 
 
+def removable(index: Any) -> bool:
+    """Whether rows can be removed: faiss cannot for a graph (HNSW) and a refined index (RFlat), and after it did for a
+    fast scan (PQ16x4fs) it adds wrong codes (1.15)."""
+    own = faiss.downcast_index(index)
+    if isinstance(own, faiss.IndexPreTransform):
+        return removable(own.index)
+    return not isinstance(own, faiss.IndexHNSW | faiss.IndexRefine | faiss.IndexFastScan | faiss.IndexIVFFastScan)
+
+
+def remove(index: Any, positions: Indices) -> None:
+    """Remove rows of a `removable` index; the others are numbered from 0 again, in their order."""
+    removed = np.sort(positions)
+    index.remove_ids(removed)
+    for part in parts(index):
+        if hasattr(part, "invlists"):  # an inverted file keeps the old numbers
+            lists = faiss.downcast_InvertedLists(part.invlists)
+            for ids in _ids(lists):
+                ids -= np.searchsorted(removed, ids)
+
+
 def tune(index: Any, nprobe: int, candidates: int) -> None:
     """How far a search looks: clusters of an inverted file, or else candidates that a graph keeps (its efSearch)."""
     inner = list(parts(index))
@@ -153,9 +173,14 @@ def _refuse_lists(inverted: Any, path: Path, named: str) -> None:
         if lists.ptr is None:  # else they are its own, mapped from the file itself
             raise InputError(f"{named} {path} has its lists in another file, {lists.filename!r}; accepted: all in one")
         return
-    ids = [faiss.rev_swig_ptr(lists.get_ids(i), lists.list_size(i)) for i in range(lists.nlist) if lists.list_size(i)]
-    if not np.array_equal(np.sort(np.concatenate([np.empty(0, np.int64), *ids])), np.arange(inverted.ntotal)):
+    ids = np.concatenate([np.empty(0, np.int64), *_ids(lists)])
+    if not np.array_equal(np.sort(ids), np.arange(inverted.ntotal)):
         raise InputError(f"{named} {path} does not number its {inverted.ntotal} rows from 0 on: it is damaged")
+
+
+def _ids(lists: Any) -> list[Indices]:
+    """Numbers of the rows in each list that has some, as they lie in memory."""
+    return [faiss.rev_swig_ptr(lists.get_ids(i), lists.list_size(i)) for i in range(lists.nlist) if lists.list_size(i)]
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from torch.export import Dim
 
 from retrieval import embedder, extraction
 from retrieval.config import CONFIGS, load_yaml
+from retrieval.data.contents import hash_bytes, stamp
 from retrieval.embed import Described, Model, describe, folder, load, reading
 from retrieval.embed.__main__ import main
 from retrieval.embed.filling import fill, locked
@@ -324,11 +325,11 @@ def test_a_killed_process_is_gone_on_with(colours: Path, photos: Path, tmp_path:
     assert 20 - 10 <= model.count <= 20 - 8  # two shards of at least 4 photos were whole, in five batches
     assert np.array_equal(found.rows, describe(model.model, photos).rows) and found.images == below(photos)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        ".lock", "descriptors.npy", "images.json", "manifest.json", "unreadable.json",
+        ".lock", "contents.json", "descriptors.npy", "images.json", "manifest.json", "unreadable.json",
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("moved", range(4))
+@pytest.mark.parametrize("moved", range(5))
 def test_a_process_killed_while_it_puts_its_files_in_place_is_gone_on_with(
     colours: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: int
 ) -> None:
@@ -358,7 +359,7 @@ def test_a_finished_folder_is_left_as_it_is(colours: Path, photos: Path, tmp_pat
 
 
 @pytest.mark.parametrize("finished", [True, False])
-@pytest.mark.parametrize("other", ["model", "resolution", "photos", "changed", "scales"])
+@pytest.mark.parametrize("other", ["model", "resolution", "photos", "scales"])
 def test_a_folder_of_other_descriptors_is_refused(
     run: Path, colours: Path, tmp_path: Path, finished: bool, other: str
 ) -> None:
@@ -376,17 +377,156 @@ def test_a_folder_of_other_descriptors_is_refused(
         fill(tmp_path / "out", Counting(first, stop), given)
     except KeyboardInterrupt:
         assert not finished
-    if other == "changed":
-        Image.new("RGB", (64, 65)).save(tmp_path / "photos" / "0.jpg")
     if other == "photos":
         given = [f"{given[0]}/0.jpg"]
-    said = {"model": "fingerprint is", "photos": "its photos are others", "changed": "have changed"}.get(
-        other, f"{other} is"
-    )
+    said = {"model": "fingerprint is", "photos": "its photos are others"}.get(other, f"{other} is")
     second = load(run, [1.0, 0.5] if other == "scales" else None) if other in ("model", "scales") else first
     resolution = 96 if other == "model" else 50 if other == "resolution" else None
     with pytest.raises(InputError, match=f"holds other descriptors: .*{said}"):
         fill(tmp_path / "out", second, given, resolution)
+
+
+# Photos that change
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """Three photos of one colour each, as files of one size and time of change."""
+    root = tmp_path / "plain"
+    root.mkdir()
+    for i in range(3):
+        paint(root / f"{i}.bmp", (90 * i, 80, 70))
+    return root
+
+
+def paint(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (64, 64)) -> None:
+    Image.new("RGB", size, colour).save(path)
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+
+
+def stop_at(limit: int) -> Callable[[int], None]:
+    def stop(count: int) -> None:
+        if count >= limit:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def in_place(path: Path, colour: tuple[int, int, int]) -> None:
+    paint(path, colour)
+
+
+def by_rename(path: Path, colour: tuple[int, int, int]) -> None:
+    paint(path.with_name("new.bmp"), colour)
+    path.with_name("new.bmp").rename(path)
+
+
+@pytest.mark.parametrize("replace", [in_place, by_rename])
+def test_a_photo_replaced_under_its_name_size_and_mtime_is_described_again(
+    colours: Path, plain: Path, tmp_path: Path, replace: Callable, capsys: pytest.CaptureFixture
+) -> None:
+    fill(tmp_path / "out", load(colours), [str(plain)])
+    before = (plain / "1.bmp").stat()
+    replace(plain / "1.bmp", (1, 2, 200))
+    after = (plain / "1.bmp").stat()
+    assert (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
+    model = Counting(load(colours))
+    found = fill(tmp_path / "out", model, [str(plain)])
+    assert model.count == 1 and np.array_equal(found.rows, describe(load(colours), plain).rows)
+    assert "1 of 3 photos have changed since they were described" in capsys.readouterr().out
+
+
+def test_a_copy_with_other_stamps_is_not_described_again(colours: Path, plain: Path, tmp_path: Path) -> None:
+    first = fill(tmp_path / "out", load(colours), [str(plain)])
+    os.utime(plain / "0.bmp", (1, 1))
+    by_rename(plain / "1.bmp", (90, 80, 70))
+    model = Counting(load(colours))
+    found = fill(tmp_path / "out", model, [str(plain)])
+    assert model.count == 0 and np.array_equal(found.rows, first.rows)
+    assert all(found.contents[path].stamp == stamp(path) for path in found.images)
+
+
+def test_the_hash_that_is_kept_is_of_the_bytes_of_the_file(colours: Path, photos: Path, tmp_path: Path) -> None:
+    found = fill(tmp_path, load(colours), [str(photos)])
+    assert {path: one.hash for path, one in found.contents.items()} == {
+        path: hash_bytes(Path(path).read_bytes()) for path in below(photos)
+    }
+
+
+def test_a_photo_that_changed_after_a_kill_is_described_as_it_is_now(
+    colours: Path, plain: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path / "out", Counting(load(colours), stop_at(2)), [str(plain)], batch_size=1, size=1)
+    paint(plain / "0.bmp", (3, 3, 200), (64, 20))
+    paint(plain / "2.bmp", (3, 200, 3), (20, 64))
+    model = Counting(load(colours))
+    found = fill(tmp_path / "out", model, [str(plain)])
+    assert model.count == 2 and np.array_equal(found.rows, describe(load(colours), plain).rows)
+
+
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_killed_renewal_leaves_the_rows_that_were_there_and_is_gone_on_with(
+    colours: Path, plain: Path, tmp_path: Path, stopped: int
+) -> None:
+    first = fill(tmp_path / "out", load(colours), [str(plain)])
+    paint(plain / "0.bmp", (3, 3, 200))
+    paint(plain / "1.bmp", (3, 200, 3))
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path / "out", Counting(load(colours), stop_at(stopped)), [str(plain)], batch_size=1, size=1)
+    assert np.array_equal(folder.read(tmp_path / "out").rows, first.rows)
+    model = Counting(load(colours))
+    found = fill(tmp_path / "out", model, [str(plain)])
+    assert model.count == 2 - stopped and np.array_equal(found.rows, describe(load(colours), plain).rows)
+
+
+@pytest.mark.parametrize("moved", range(5))
+def test_a_renewal_killed_while_it_puts_its_files_in_place_is_gone_on_with(
+    colours: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: int
+) -> None:
+    fill(tmp_path / "out", load(colours), [str(plain)])
+    (plain / "0.bmp").write_text("I am no photo")
+    move, done = Path.replace, []
+
+    def killed(path: Path, target: Path) -> Path:
+        if target.parent == tmp_path / "out":
+            done.append(target)
+            if len(done) > moved:
+                raise KeyboardInterrupt
+        return move(path, target)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, "replace", killed)
+        fill(tmp_path / "out", load(colours), [str(plain)])
+    with pytest.raises(InputError, match="not all described"):
+        folder.read(tmp_path / "out")
+    found = fill(tmp_path / "out", load(colours), [str(plain)])
+    assert [Path(path).name for path in found.images] == ["1.bmp", "2.bmp"] and len(found.unreadable) == 1
+
+
+def test_photos_that_became_unreadable_or_readable_are_tried_again(colours: Path, plain: Path, tmp_path: Path) -> None:
+    whole = (plain / "1.bmp").read_bytes()
+    given = [str(plain / name) for name in ("0.bmp", "1.bmp", "2.bmp", "3.bmp")]
+    assert len(fill(tmp_path / "out", load(colours), given).unreadable) == 1
+    (plain / "1.bmp").write_bytes(whole[:99])
+    paint(plain / "3.bmp", (9, 9, 9))
+    found = fill(tmp_path / "out", load(colours), given)
+    assert [one["path"] for one in found.unreadable] == [given[1]] and found.images == [given[0], *given[2:]]
+    model = Counting(load(colours))
+    assert fill(tmp_path / "out", model, given).unreadable == found.unreadable and model.count == 0
+    (plain / "1.bmp").write_bytes(whole)
+    found = fill(tmp_path / "out", load(colours), given)
+    assert found.images == given and np.array_equal(found.rows, describe(load(colours), given).rows)
+
+
+def test_a_folder_of_an_older_version_is_read_and_not_gone_on_with(colours: Path, plain: Path, tmp_path: Path) -> None:
+    written = fill(tmp_path / "out", load(colours), [str(plain)])
+    (tmp_path / "out" / "contents.json").unlink()
+    manifest = {key: value for key, value in written.manifest.items() if key != "paths"}
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps({**manifest, "photos": "f" * 64}))
+    assert np.array_equal((found := folder.read(tmp_path / "out")).rows, written.rows) and not found.contents
+    with pytest.raises(InputError, match="an older version wrote it, without hashes of its photos; accepted: another"):
+        fill(tmp_path / "out", load(colours), [str(plain)])
 
 
 def test_two_processes_do_not_fill_one_folder(colours: Path, photos: Path, tmp_path: Path, capsys: Any) -> None:
@@ -448,6 +588,9 @@ HOSTILE: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "images not paths": ("images.json", lambda: json.dumps([1] * 20).encode(), "must be a list of paths"),
     "too few images": ("images.json", lambda: b'["a.jpg"]', "a row for each image"),
     "unreadable": ("unreadable.json", lambda: b'[{"path": 1}]', "paths and reasons"),
+    "contents not an object": ("contents.json", lambda: b"[1]", "must hold a SHA-256, size"),
+    "contents not hashes": ("contents.json", lambda: b'{"a.jpg": ["f", 1, 1, 1, 1]}', "must hold a SHA-256, size"),
+    "contents not stamps": ("contents.json", lambda: b'{"a.jpg": [1.5, 2]}', "must hold a SHA-256, size"),
     "rows are bytes": ("descriptors.npy", lambda: b"no rows" * 9, "is no array of descriptors"),
     "rows are a pickle": ("descriptors.npy", lambda: pickle.dumps(Call()), "is no array of descriptors"),
     "rows are objects": ("descriptors.npy", lambda: npy(np.array([[Call()] * 3] * 20)), "is no array of descriptors"),

@@ -38,6 +38,29 @@ def stamp(path: str | Path) -> Stamp:
     return Stamp(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
 
 
+class Content(NamedTuple):
+    """Bytes of a file by their hash, and its stamp from before they were read."""
+
+    hash: str
+    stamp: Stamp
+
+
+def read(path: str | Path) -> tuple[bytes, Content]:
+    """Bytes of a regular file, and its content. Raises InputError as `stamp` does, and OSError."""
+    before = stamp(path)
+    data = Path(path).read_bytes()
+    return data, Content(hash_bytes(data), before)
+
+
+def content(path: str | Path, known: Content | None = None) -> Content | None:
+    """Content of a file, hashed only where its stamp is not that of `known`; None where it cannot be read."""
+    try:
+        before = stamp(path)
+        return known if known and known.stamp == before else Content(hash_file(path), before)
+    except (InputError, OSError):
+        return None
+
+
 def hash_bytes(data: bytes) -> str:
     """SHA-256 of bytes, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()

@@ -93,15 +93,18 @@ def full_size(photo: Photo) -> Size:
         return (height, width) if photo.upright and orientation(image) in SIDEWAYS else (width, height)
 
 
-def decode(photo: Photo, at_least: Size | None = None, target: Size | None = None) -> Image.Image:
+def decode(
+    photo: Photo, at_least: Size | None = None, target: Size | None = None, data: bytes | None = None
+) -> Image.Image:
     """The photo in RGB, turned and cropped to its box; of an animation or several pages the first.
 
     at_least: a whole photo that is a JPEG may come out at a half, a quarter or an eighth of its size, no smaller than
     this; faster, as the decoder itself averages blocks of pixels, and with other pixels than resizing gives.
     target: size that it will be resized to. A whole JPEG of more than 179 megapixels, which takes gigabytes in full,
     is reduced in this way to no less than four times its target; other photos are not.
+    data: the bytes of its file, if they were read.
     """
-    with opened(photo) as image:
+    with opened(photo, data) as image:
         return pixels(image, photo, at_least, target)
 
 

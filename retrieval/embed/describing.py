@@ -1,12 +1,13 @@
 """Photos through a model, batch by batch."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
+from retrieval.data.contents import Content
 from retrieval.data.images import Size, by_shape
 from retrieval.embed import reading
 from retrieval.embed.folder import Described, Rows
@@ -23,11 +24,12 @@ class NothingReadable(InputError):
 
 
 class Part(NamedTuple):
-    """Of a batch: the photos that were described, their rows (n, d), and why the others were not."""
+    """Of a batch: the photos that were described, their rows (n, d), why the others were not, and the contents read."""
 
     indices: list[int]
     rows: Rows
     faults: Faults
+    contents: dict[int, Content]
 
 
 def describe(
@@ -48,21 +50,26 @@ def describe(
     refuse_counts(batch_size, workers)
     paths = reading.found([images] if isinstance(images, str | Path) else images)
     sizes, faults = reading.sizes_of(paths, resolution, model.multiple, model.size, progress)
-    rows = np.empty((len(paths), model.dim), dtype=np.float32)
+    rows, contents = np.empty((len(paths), model.dim), dtype=np.float32), {}
     with tqdm(total=len(paths), initial=len(faults), desc="describing", disable=hidden(progress)) as bar:
         for part in described(model, paths, sizes, batched(sizes, batch_size), workers):
             rows[part.indices] = part.rows
             faults |= part.faults
+            contents |= {paths[i]: content for i, content in part.contents.items()}
             bar.update(len(part.indices) + len(part.faults))
     kept, unreadable = divided(paths, faults)
-    return Described(rows[kept], [paths[i] for i in kept], manifest_of(model, resolution), unreadable)
+    return Described(rows[kept], [paths[i] for i in kept], manifest_of(model, resolution), unreadable, contents)
 
 
 def described(
-    model: Model, paths: Sequence[str], sizes: Sequence[Size | None], batches: Iterable[list[int]], workers: int
+    model: Model,
+    paths: Sequence[str],
+    sizes: Mapping[int, Size | None] | Sequence[Size | None],
+    batches: Iterable[list[int]],
+    workers: int,
 ) -> Iterator[Part]:
     """The rows of each batch, whose photos have one size."""
-    for indices, photos, faults in reading.decoded(paths, sizes, batches, workers):
+    for indices, photos, faults, contents in reading.decoded(paths, sizes, batches, workers):
         rows = np.empty((0, model.dim), dtype=np.float32)
         if photos:
             try:
@@ -72,7 +79,7 @@ def described(
                 indices = []
         bad = [i for i, row in zip(indices, rows, strict=True) if not np.isfinite(row).all()]
         faults |= dict.fromkeys(bad, f"its descriptor by {model.name} is not finite")
-        yield Part([i for i in indices if i not in bad], rows[np.isfinite(rows).all(axis=1)], faults)
+        yield Part([i for i in indices if i not in bad], rows[np.isfinite(rows).all(axis=1)], faults, contents)
 
 
 def batched(sizes: Sequence[Size | None], batch_size: int) -> list[list[int]]:

@@ -1,14 +1,13 @@
-"""A folder of descriptors filled, and gone on with where a killed process left it.
+"""A folder of descriptors filled, gone on with where a killed process left it, and renewed where photos changed.
 
-While that lasts `shards/` holds `manifest.json`, what was asked for, `plan.json`, the sizes of the photos, and for each
-shard, once it is described, `00000.npz`: indices of photos, their rows, and why others could not be described.
+While that lasts `shards/` holds `manifest.json`, what was asked for, and the shards that are described.
 """
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from retrieval.atomic import replace
+from retrieval.data.contents import Content, content
 from retrieval.embed import reading
 from retrieval.embed.describing import (
     BATCH,
@@ -31,6 +30,8 @@ from retrieval.embed.describing import (
     resolution_of,
 )
 from retrieval.embed.folder import (
+    BLOCK,
+    CONTENTS,
     IMAGES,
     MANIFEST,
     ROWS,
@@ -39,15 +40,18 @@ from retrieval.embed.folder import (
     Described,
     read,
     read_json,
+    write_contents,
     write_json,
 )
 from retrieval.embed.models import Model
-from retrieval.embed.reading import WORKERS, Faults, hidden
+from retrieval.embed.reading import WORKERS, hidden
+from retrieval.embed.shards import save, sharded, stored, summary
 from retrieval.errors import InputError
+from retrieval.terminal import say
 
 SHARD = 512  # photos, at the least: what a killed process loses at the most
 LOCK = ".lock"
-COMPARED = ("fingerprint", "name", "dim", "resolution", "scales", "photos")
+COMPARED = ("fingerprint", "name", "dim", "resolution", "scales", "paths")
 
 
 def fill(
@@ -60,21 +64,24 @@ def fill(
     progress: bool = True,
     size: int = SHARD,
 ) -> Described:
-    """Photos described as `describe` does, and kept in `folder`; one that is finished is read.
+    """Photos described as `describe` does, and kept in `folder`; of one that is finished, or was killed, those alone
+    whose files' bytes have changed since.
 
     Refused is a folder that another process fills, that holds anything else, or descriptors of another model,
-    resolution, scales or photos. size: photos of a shard, at the least. Raises InputError.
+    resolution, scales or list of photos. size: photos of a shard, at the least. Raises InputError.
     """
     folder = Path(folder)
     refuse_counts(batch_size, workers)
     paths = reading.found(images)
-    manifest = {**manifest_of(model, resolution_of(model, resolution)), "photos": photos_hash(paths)}
+    manifest = {**manifest_of(model, resolution_of(model, resolution)), "paths": paths_hash(paths)}
     with locked(folder):
-        if not (folder / MANIFEST).is_file():
-            refuse_or_start(folder, manifest)
-            describe_rest(folder / SHARDS, model, paths, manifest["resolution"], batch_size, workers, size, progress)
+        left, changed = started(folder, paths, manifest)
+        if changed and progress:
+            say(f"{changed} of {len(paths)} photos have changed since they were described: they are described again")
+        if (folder / SHARDS / MANIFEST).is_file():
+            longer = manifest["resolution"]
+            describe_rest(folder / SHARDS, model, paths, left, longer, batch_size, workers, size, progress)
             finish(folder, paths, model.dim)
-        refuse_other(folder, read_json(folder / MANIFEST), manifest)
         shutil.rmtree(folder / SHARDS, ignore_errors=True)
         return read(folder)
 
@@ -96,24 +103,68 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def photos_hash(paths: Sequence[str]) -> str:
-    """A hash of every path, size and time of change."""
+def paths_hash(paths: Sequence[str]) -> str:
     digest = hashlib.sha256()
     for path in paths:
-        stat = os.stat(path) if os.path.exists(path) else None
-        digest.update(repr((path, stat and (stat.st_size, stat.st_mtime_ns))).encode())
+        digest.update(os.fsencode(path) + b"\0")
     return digest.hexdigest()
 
 
-def refuse_or_start(folder: Path, manifest: dict[str, Any]) -> None:
-    """Go on with what was asked for before, or write down what is asked for now."""
-    asked = folder / SHARDS / MANIFEST
-    if asked.is_file():
-        return refuse_other(folder, read_json(asked), manifest)
+def started(folder: Path, paths: Sequence[str], manifest: dict[str, Any]) -> tuple[list[int], int]:
+    """Indices of the photos left to describe, and how many of those have changed since they were. What is asked for now
+    is written down in `shards/` where there is something to do."""
+    shards = folder / SHARDS
+    if (shards / MANIFEST).is_file():
+        refuse_other(folder, read_json(shards / MANIFEST), manifest)
+        last, _, known = summary(shards, len(paths))
+        done = np.flatnonzero(last >= 0).tolist()
+        now = contents_now([paths[i] for i in done], [known.get(i) for i in done])
+        changed = [i for i, one in zip(done, now, strict=True) if differs(known.get(i), one)]
+        return sorted([*changed, *np.flatnonzero(last < 0).tolist()]), len(changed)
+    if (folder / MANIFEST).is_file():
+        refuse_other(folder, read_json(folder / MANIFEST), manifest)
+        changed = reopened(folder, paths, manifest)
+        return changed, len(changed)
     if others := sorted(path.name for path in folder.iterdir() if path.name not in (LOCK, SHARDS)):
         raise InputError(f"{folder} holds other files ({', '.join(others[:3])}): name an empty folder, or a new one")
-    asked.parent.mkdir(exist_ok=True)
-    return write_json(asked, manifest)
+    shards.mkdir(exist_ok=True)
+    write_json(shards / MANIFEST, manifest)
+    return list(range(len(paths))), 0
+
+
+def reopened(folder: Path, paths: Sequence[str], manifest: dict[str, Any]) -> list[int]:
+    """Indices of the photos of a finished folder that have changed; where some have, shards of all others are made."""
+    held, shards = read(folder), folder / SHARDS
+    now = contents_now(paths, [held.contents.get(path) for path in paths])
+    changed = [i for i, path in enumerate(paths) if differs(held.contents.get(path), now[i])]
+    contents = {i: one for i, one in enumerate(now) if one}
+    if not changed:
+        if (by_path := {paths[i]: one for i, one in contents.items()}) != held.contents:  # copies, with other stamps
+            write_contents(folder / CONTENTS, by_path)
+        return []
+    shutil.rmtree(shards, ignore_errors=True)
+    shards.mkdir()
+    index, stale = {path: i for i, path in enumerate(paths)}, set(changed)
+    faults = {index[one["path"]]: one["reason"] for one in held.unreadable}
+    faults = {i: reason for i, reason in faults.items() if i not in stale}
+    kept = [row for row, path in enumerate(held.images) if index[path] not in stale]
+    save(shards, [Part([], held.rows[:0], faults, {i: contents[i] for i in faults if i in contents})])
+    for start in range(0, len(kept), BLOCK):
+        rows = kept[start : start + BLOCK]
+        indices = [index[held.images[row]] for row in rows]
+        save(shards, [Part(indices, held.rows[rows], {}, {i: contents[i] for i in indices})])
+    write_json(shards / MANIFEST, manifest)
+    return changed
+
+
+def contents_now(paths: Sequence[str], known: Sequence[Content | None]) -> list[Content | None]:
+    """Contents of files, read by threads where their stamps differ from the known ones."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(content, paths, known))
+
+
+def differs(before: Content | None, now: Content | None) -> bool:
+    return (before and before.hash) != (now and now.hash)
 
 
 def refuse_other(folder: Path, held: Any, wanted: dict[str, Any]) -> None:
@@ -122,8 +173,8 @@ def refuse_other(folder: Path, held: Any, wanted: dict[str, Any]) -> None:
         there = held.get(key) if isinstance(held, dict) else None
         if there != wanted[key]:
             said = f"{key} is {there} there, {wanted[key]} was asked for"
-            if key == "photos":
-                said = "its photos are others, or have changed since"
+            if key == "paths":
+                said = "its photos are others" if there else "an older version wrote it, without hashes of its photos"
             raise InputError(f"{folder} holds other descriptors: {said}; accepted: another folder, or remove this one")
 
 
@@ -131,74 +182,37 @@ def describe_rest(
     shards: Path,
     model: Model,
     paths: Sequence[str],
+    left: Sequence[int],
     resolution: int,
     batch_size: int,
     workers: int,
     size: int,
     progress: bool,
 ) -> None:
-    """Describe the photos of the shards that are not there yet."""
-    if not (shards / "plan.json").is_file():
-        sizes, faults = reading.sizes_of(paths, resolution, model.multiple, model.size, progress)
-        plan = {"sizes": sizes, "faults": faults, "shards": sharded(batched(sizes, batch_size), size)}
-        write_json(shards / "plan.json", plan)
-    plan = read_json(shards / "plan.json")
-    lacking = [i for i in range(len(plan["shards"])) if not shard_path(shards, i).is_file()]
-    left = sum(len(batch) for i in lacking for batch in plan["shards"][i])
-    bar = tqdm(total=len(paths), initial=len(paths) - left, desc="describing", disable=hidden(progress))
-    batches = (batch for i in lacking for batch in plan["shards"][i])
-    parts = described(model, paths, [size and tuple(size) for size in plan["sizes"]], batches, workers)
-    with bar:
-        for i in lacking:
-            done = []
-            for batch in plan["shards"][i]:
-                done.append(next(parts))
+    """Describe the photos that are left, in shards after those that are there."""
+    sizes, faults = reading.sizes_of([paths[i] for i in left], resolution, model.multiple, model.size, progress)
+    if faults:
+        said = {left[at]: reason for at, reason in faults.items()}
+        read = {i: one for i in said if (one := content(paths[i]))}
+        save(shards, [Part([], np.empty((0, model.dim), np.float32), said, read)])
+    planned = sharded([[left[at] for at in batch] for batch in batched(sizes, batch_size)], size)
+    batches = (batch for shard in planned for batch in shard)
+    parts = described(model, paths, dict(zip(left, sizes, strict=True)), batches, workers)
+    done = len(paths) - len(left) + len(faults)
+    with tqdm(total=len(paths), initial=done, desc="describing", disable=hidden(progress)) as bar:
+        for shard in planned:
+            held = []
+            for batch in shard:
+                held.append(next(parts))
                 bar.update(len(batch))
-            save_shard(shard_path(shards, i), done)
-
-
-def sharded(batches: Sequence[list[int]], size: int) -> list[list[list[int]]]:
-    """Batches in shards of at least `size` photos."""
-    shards: list[list[list[int]]] = []
-    room = 0
-    for batch in batches:
-        if room <= 0:
-            shards.append([])
-            room = size
-        shards[-1].append(batch)
-        room -= len(batch)
-    return shards
-
-
-def shard_path(shards: Path, i: int) -> Path:
-    return shards / f"{i:05}.npz"
-
-
-def save_shard(path: Path, parts: Sequence[Part]) -> None:
-    indices = np.array([i for part in parts for i in part.indices], dtype=np.int64)
-    faults = json.dumps({i: reason for part in parts for i, reason in part.faults.items()})
-    rows = np.concatenate([part.rows for part in parts])
-    replace(path, lambda file: np.savez(file, indices=indices, rows=rows, faults=np.array(faults)))
-
-
-def read_shard(path: Path) -> Part:
-    with np.load(path, allow_pickle=False) as held:
-        return Part(held["indices"].tolist(), held["rows"], of_json(json.loads(str(held["faults"]))))
-
-
-def of_json(faults: dict[str, str]) -> Faults:
-    return {int(i): reason for i, reason in faults.items()}
+            save(shards, held)
 
 
 def finish(folder: Path, paths: Sequence[str], dim: int) -> None:
     """The rows in the order of the photos, and what is said of them; the manifest comes last. Each shard is read twice,
     so that no more than one is in memory."""
     shards = folder / SHARDS
-    plan = read_json(shards / "plan.json")
-    files = [shard_path(shards, i) for i in range(len(plan["shards"]))]
-    faults = of_json(plan["faults"])
-    for file in files:
-        faults |= read_shard(file).faults
+    last, faults, contents = summary(shards, len(paths))
     try:
         kept, unreadable = divided(paths, faults)
     except NothingReadable:
@@ -207,11 +221,14 @@ def finish(folder: Path, paths: Sequence[str], dim: int) -> None:
     row_of = np.full(len(paths), -1)
     row_of[kept] = np.arange(len(kept))
     rows = np.lib.format.open_memmap(shards / ROWS, "w+", np.float32, (len(kept), dim))
-    for file in files:
-        shard = read_shard(file)
-        rows[row_of[shard.indices]] = shard.rows
+    for number, path in enumerate(stored(shards)):
+        with np.load(path, allow_pickle=False) as held:
+            mine = last[indices := held["indices"]] == number
+            rows[row_of[indices[mine]]] = held["rows"][mine]
     rows.flush()
     write_json(shards / IMAGES, [paths[i] for i in kept])
     write_json(shards / UNREADABLE, unreadable)
-    for name in (ROWS, IMAGES, UNREADABLE, MANIFEST):
+    write_contents(shards / CONTENTS, {paths[i]: one for i, one in contents.items()})
+    (folder / MANIFEST).unlink(missing_ok=True)  # of what is renewed: no one reads half of it
+    for name in (ROWS, IMAGES, UNREADABLE, CONTENTS, MANIFEST):
         (shards / name).replace(folder / name)

@@ -1,6 +1,9 @@
-"""A folder of descriptors: `descriptors.npy` (N, d), `images.json`, `unreadable.json` and, last, `manifest.json`."""
+"""A folder of descriptors: `descriptors.npy` (N, d), `images.json`, `unreadable.json`, `contents.json` and, last,
+`manifest.json`."""
 
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.atomic import replace
+from retrieval.data.contents import Content, Stamp
 from retrieval.errors import InputError
 from retrieval.spec import MOST, MOST_SCALE, MOST_SCALES
 
 Rows = NDArray[np.float32]
 MANIFEST, ROWS, IMAGES, UNREADABLE = "manifest.json", "descriptors.npy", "images.json", "unreadable.json"
+CONTENTS = "contents.json"
 SHARDS = "shards"
 LENGTH = 1e-2  # how far from 1 a row's may be
 BLOCK = 16_384  # rows
@@ -26,13 +31,15 @@ class Described:
     """Photos as unit rows (N, d), float32: row i is of images[i], an absolute path.
 
     manifest: what made them: model (where it was loaded from), fingerprint, name, dim, resolution, scales. unreadable:
-    path and reason of each photo that could not be described.
+    path and reason of each photo that could not be described. contents: of the files, by path, as they were when they
+    were described; empty where they are not known.
     """
 
     rows: Rows
     images: list[str]
     manifest: dict[str, Any]
     unreadable: list[dict[str, str]] = field(default_factory=list)
+    contents: dict[str, Content] = field(default_factory=dict)
 
 
 def read(folder: str | Path) -> Described:
@@ -48,7 +55,25 @@ def read(folder: str | Path) -> Described:
         raise InputError(f"{folder / IMAGES} must be a list of paths")
     if not isinstance(unreadable, list) or not all(fault(one) for one in unreadable):
         raise InputError(f"{folder / UNREADABLE} must be a list of paths and reasons")
-    return Described(mapped(folder / ROWS, (len(images), manifest["dim"])), images, manifest, unreadable)
+    rows = mapped(folder / ROWS, (len(images), manifest["dim"]))
+    return Described(rows, images, manifest, unreadable, read_contents(folder / CONTENTS))
+
+
+def read_contents(path: Path) -> dict[str, Content]:
+    """Contents of files by path; none where an older version wrote no such file."""
+    held = read_json(path) if path.exists() else {}
+    if not isinstance(held, dict) or not all(map(known, held.values())):
+        raise InputError(f"{path} must hold a SHA-256, size, mtime_ns, ctime_ns and inode for each path")
+    return {path: Content(hashed, Stamp(*stamp)) for path, (hashed, *stamp) in held.items()}
+
+
+def write_contents(path: Path, contents: Mapping[str, Content]) -> None:
+    write_json(path, {path: [content.hash, *content.stamp] for path, content in contents.items()}, indent=None)
+
+
+def known(one: Any) -> bool:
+    whole = isinstance(one, list) and len(one) == 5 and all(type(value) is int for value in one[1:])
+    return whole and isinstance(one[0], str) and re.fullmatch("[0-9a-f]{64}", one[0]) is not None
 
 
 def mapped(path: Path, shape: tuple[int, int]) -> Rows:
@@ -104,6 +129,6 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} cannot be read: {error}") from error
 
 
-def write_json(path: Path, content: Any) -> None:
-    text = json.dumps(content, indent=1).encode()
+def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
+    text = json.dumps(content, indent=indent).encode()
     replace(path, lambda file: file.write(text))

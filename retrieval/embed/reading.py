@@ -5,19 +5,36 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from retrieval.data import files, images
+from retrieval.data import contents, files, images
+from retrieval.data.contents import Content
 from retrieval.data.images import Photo, Size
 from retrieval.errors import InputError
 
 Faults = dict[int, str]  # why a photo, by its index, cannot be described
-Decoded = tuple[list[int], list[NDArray[np.uint8]], Faults]  # indices, their pixels (H, W, 3), and the other ones
 WORKERS = min(8, os.cpu_count() or 1)  # threads that decode
+
+
+class Read(NamedTuple):
+    """A photo: its pixels (H, W, 3), or why it has none, and what was read of its file, None where nothing was."""
+
+    pixels: NDArray[np.uint8] | None
+    fault: str
+    content: Content | None
+
+
+class Decoded(NamedTuple):
+    """Of a batch: indices of photos, their pixels (H, W, 3), the faults of the others, and the contents read."""
+
+    indices: list[int]
+    pixels: list[NDArray[np.uint8]]
+    faults: Faults
+    contents: dict[int, Content]
 
 
 def named(arguments: Iterable[str], stdin: BinaryIO) -> list[str]:
@@ -77,14 +94,17 @@ def sizes_of(
 
 
 def decoded(
-    paths: Sequence[str], sizes: Mapping[int, Size] | Sequence[Size | None], batches: Iterable[list[int]], workers: int
+    paths: Sequence[str],
+    sizes: Mapping[int, Size | None] | Sequence[Size | None],
+    batches: Iterable[list[int]],
+    workers: int,
 ) -> Iterator[Decoded]:
     """The photos of each batch, decoded by threads while the batch before it is worked on, and no further ahead."""
-    waiting: deque[list[tuple[int, Future[NDArray[np.uint8]]]]] = deque()
+    waiting: deque[list[tuple[int, Future[Read]]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
             for batch in batches:
-                waiting.append([(i, pool.submit(pixels, paths[i], sizes[i])) for i in batch])
+                waiting.append([(i, pool.submit(read, paths[i], sizes[i])) for i in batch])
                 while sum(map(len, waiting)) - len(waiting[0]) >= max(len(batch), 2 * workers):
                     yield sorted_out(waiting.popleft())
             while waiting:
@@ -93,21 +113,34 @@ def decoded(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def sorted_out(batch: Iterable[tuple[int, Future[NDArray[np.uint8]]]]) -> Decoded:
-    indices, photos, faults = [], [], {}
+def sorted_out(batch: Iterable[tuple[int, Future[Read]]]) -> Decoded:
+    done = Decoded([], [], {}, {})
     for index, future in batch:
-        try:
-            photos.append(future.result())
-            indices.append(index)
-        except Exception as error:  # as in sizes_of
-            faults[index] = why(error)
-    return indices, photos, faults
+        photo = future.result()
+        if photo.pixels is None:
+            done.faults[index] = photo.fault
+        else:
+            done.indices.append(index)
+            done.pixels.append(photo.pixels)
+        if photo.content:
+            done.contents[index] = photo.content
+    return done
 
 
-def pixels(path: str, size: Size | None) -> NDArray[np.uint8]:
+def read(path: str, size: Size | None) -> Read:
+    """A photo's file read once: the bytes that are hashed are those that are decoded."""
+    content = None
+    try:
+        data, content = contents.read(path)
+        return Read(pixels(data, path, size), "", content)
+    except Exception as error:  # as in sizes_of
+        return Read(None, why(error), content)
+
+
+def pixels(data: bytes, path: str, size: Size | None) -> NDArray[np.uint8]:
     """(H, W, 3) of a photo, turned upright and resized."""
     assert size is not None
-    return np.asarray(images.resized(images.decode(Photo(path), target=size), size))
+    return np.asarray(images.resized(images.decode(Photo(path), target=size, data=data), size))
 
 
 def why(error: BaseException) -> str:
