@@ -81,6 +81,16 @@ def add(index: FlatIndex, gallery: Descriptors) -> None:
     index.add(gallery.all())
 
 
+def removable(index: FlatIndex) -> bool:
+    """True: rows can be removed."""
+    return True
+
+
+def remove(index: FlatIndex, positions: Indices) -> None:
+    """Remove rows; the others are numbered from 0 again, in their order."""
+    index.rows = np.delete(index.rows, positions, axis=0)
+
+
 def tune(index: FlatIndex, nprobe: int, candidates: int) -> None:
     """Nothing: every search is exact."""
 

@@ -16,9 +16,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from PIL import Image, ImageOps
 from playwright.sync_api import sync_playwright
 
 from retrieval import faiss_index
+from retrieval.data.contents import hash_file, stamp
 from retrieval.embed import Described, describe, load
 from retrieval.embed.filling import fill
 from retrieval.errors import InputError
@@ -67,9 +69,8 @@ def index(model: Path, photos: Path) -> Index:
 
 @pytest.fixture
 def saved(index: Index, tmp_path: Path) -> Path:
-    Index(index.rows, index.images, {k: v for k, v in index.manifest.items() if k not in files.NAMES}).save(
-        folder := tmp_path / "saved"
-    )
+    manifest = {k: v for k, v in index.manifest.items() if k not in files.NAMES}
+    Index(index.rows, index.images, manifest, index.contents).save(folder := tmp_path / "saved")
     return folder
 
 
@@ -231,6 +232,260 @@ def test_a_model_is_named_where_it_moved_and_no_other_is_taken(model: Path, phot
         Index.open(tmp_path / "index", thumbnails(tmp_path / "other.onnx", mean=100)).search(query)
 
 
+def test_no_score_is_above_1_and_of_those_cut_to_1_the_first_photo_is_first() -> None:
+    made = Index.build(None, described(np.repeat(held := rows(300), 2, axis=0) * np.float32(1 + 1e-6)))
+    assert faiss_index.nearest(made.rows, held, 1)[0].max() > 1
+    found = made.nearest(held, 2)
+    assert all(-1 <= score <= 1 for of_query in found for score, _ in of_query)
+    assert [path for of_query in found for _, path in of_query] == made.images
+    assert all(-1 <= score <= 1 for score, _ in made.nearest(-held[:1], 600)[0])
+
+
+# Photos that change, go and come
+
+
+@pytest.fixture
+def own(photos: Path, tmp_path: Path) -> Path:
+    """Photos that a test may change."""
+    return Path(shutil.copytree(photos, tmp_path / "own"))
+
+
+def overwrite(photo: Path, other: Path) -> None:
+    """The mirror image of another photo, under the same name and time of change."""
+    before = photo.stat()
+    with Image.open(other) as image:
+        ImageOps.mirror(image).save(photo)
+    os.utime(photo, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def assert_finds_as(made: Index, wanted: Index) -> None:
+    asked = rows(20, seed=2, dim=made.rows.d)
+    for found, expected in zip(made.nearest(asked, 9), wanted.nearest(asked, 9), strict=True):
+        assert [path for _, path in found] == [path for _, path in expected]
+        np.testing.assert_allclose([score for score, _ in found], [score for score, _ in expected], atol=1e-6)
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IVF2,Flat"])
+def test_a_photo_that_was_overwritten_is_renewed(model: Path, own: Path, factory: str) -> None:
+    made = Index.build(model, own, factory)
+    overwrite(own / "arch" / "0.jpg", own / "dome" / "0.jpg")
+    assert made.add(own) == 0
+    assert (made.renewed, made.left_out.already, len(made.images), made.rows.ntotal) == (1, 19, 20, 20)
+    found = made.search(own / "arch" / "0.jpg", 1)
+    assert found == [(pytest.approx(1, abs=1e-6), str(own / "arch" / "0.jpg"))]
+    if factory == "Flat":
+        assert_finds_as(made, Index.build(model, own))
+
+
+def test_copies_with_other_stamps_are_not_described_again(model: Path, own: Path) -> None:
+    made = Index.build(model, own)
+    shutil.move(own, own.with_name("before"))
+    shutil.copytree(own.with_name("before"), own)
+    os.utime(own / "arch" / "0.jpg", (1, 1))
+    made.given = "no model is loaded"
+    assert made.add(own) == 0 and (made.renewed, made.left_out.already) == (0, 20)
+    assert all(one.stamp == stamp(path) for path, one in made.contents.items())
+
+
+@pytest.mark.parametrize("factory", ["HNSW16", "PQ16x4fs", "Flat,RFlat"])
+def test_an_index_whose_rows_stay_refuses_a_photo_that_changed(model: Path, own: Path, factory: str) -> None:
+    made = Index.build(model, own, factory)
+    overwrite(own / "arch" / "0.jpg", own / "dome" / "0.jpg")
+    made.given = "no model is loaded"
+    said = f"1 photos have changed .*arch/0.jpg.*, and no rows can be removed from {factory}: build the index again"
+    with pytest.raises(InputError, match=said):
+        made.add(own)
+    with pytest.raises(InputError, match="1 photos are to be removed .*no rows can be removed"):
+        made.remove([own / "arch" / "0.jpg"])
+    assert len(made.images) == made.rows.ntotal == 20
+
+
+def test_descriptors_of_changed_photos_renew_and_stale_ones_do_not(model: Path, own: Path, tmp_path: Path) -> None:
+    changed = own / "arch" / "0.jpg"
+    fill(tmp_path / "old", load(model), [str(own)])
+    made = Index.build(None, tmp_path / "old")
+    overwrite(changed, own / "dome" / "0.jpg")
+    fill(tmp_path / "new", load(model), [str(own)])
+    made.given = "no model is loaded"
+    assert made.add(tmp_path / "new") == 0 and made.renewed == 1
+    assert made.contents[str(changed)].hash == hash_file(changed)
+    assert made.add(tmp_path / "old") == 0 and (made.renewed, made.left_out.already) == (0, 20)
+    assert_finds_as(made, Index.build(None, tmp_path / "new"))
+
+
+def test_a_build_takes_the_row_of_the_bytes_that_a_photo_has(model: Path, own: Path, tmp_path: Path) -> None:
+    fill(tmp_path / "old", load(model), [str(own / "arch")])
+    overwrite(own / "arch" / "0.jpg", own / "dome" / "0.jpg")
+    assert_finds_as(Index.build(model, [tmp_path / "old", own]), Index.build(model, own))
+
+
+@pytest.mark.parametrize(("now", "said"), [("bridge", "has others now"), ("gone", "is gone")])
+def test_rows_of_bytes_that_a_photo_has_no_more_are_refused(
+    model: Path, own: Path, tmp_path: Path, now: str, said: str
+) -> None:
+    photo = own / "arch" / "0.jpg"
+    made = Index.build(model, own)
+    overwrite(photo, own / "dome" / "0.jpg")
+    fill(tmp_path / "rows", load(model), [str(own)])
+    photo.unlink() if now == "gone" else overwrite(photo, own / now / "0.jpg")
+    with pytest.raises(InputError, match=f"arch/0.jpg was described twice, from different bytes, and {said}"):
+        made.add(tmp_path / "rows")
+    assert made.rows.ntotal == 20
+
+
+def test_the_row_of_a_photo_that_changed_and_cannot_be_read_goes(model: Path, own: Path) -> None:
+    made = Index.build(model, own)
+    (own / "arch" / "0.jpg").write_text("no photo")
+    shutil.copy(own / "dome" / "0.jpg", own / "new.jpg")
+    assert made.add(own) == 1 and [one["path"] for one in made.left_out.unreadable] == [str(own / "arch" / "0.jpg")]
+    assert str(own / "arch" / "0.jpg") not in made.images and len(made.images) == made.rows.ntotal == 20
+
+
+def test_the_row_of_a_photo_that_is_gone_stays_and_it_is_said(model: Path, own: Path) -> None:
+    made = Index.build(model, own)
+    (own / "arch" / "0.jpg").unlink()
+    assert made.add([own / "arch" / "0.jpg", own / "dome"]) == 0 and made.left_out.already == 5
+    assert made.left_out.unreadable[0]["reason"] == "its file is gone, its row stays" and made.rows.ntotal == 20
+
+
+def test_an_index_of_an_older_version_is_added_to_and_what_cannot_be_told_is_said(
+    saved: Path, photos: Path, capsys: pytest.CaptureFixture
+) -> None:
+    the(saved, "contents").unlink()
+    manifest = json.loads((saved / "manifest.json").read_text())
+    (saved / "manifest.json").write_text(json.dumps({k: v for k, v in manifest.items() if k != "contents"}))
+    assert run("add", saved, photos) == 0
+    out = capsys.readouterr().out
+    assert "0 photos added" in out and "20 were there already" in out
+    assert "of 20 that were there no hash is kept (an older version described them)" in out
+
+
+def test_an_index_that_is_added_to_from_the_terminal_keeps_what_was_renewed(
+    model: Path, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert run("build", own, "--model", model, "-o", tmp_path / "index") == 0
+    overwrite(own / "arch" / "0.jpg", own / "dome" / "0.jpg")
+    capsys.readouterr()
+    assert run("add", tmp_path / "index", own) == 0
+    assert "0 photos added" in (out := capsys.readouterr().out) and "1 renewed, 19 were there already" in out
+    assert_finds_as(Index.open(tmp_path / "index"), Index.build(model, own))
+    assert run("add", tmp_path / "index", own) == 0
+    assert "0 renewed, 20 were there already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "factory", ["Flat", "SQ8", "IVF8,Flat", "IVF8,PQ8x4", "OPQ8,PQ8", "PCA12,SQ8", "PCA12,IVF8,Flat", "IVF8_HNSW8,Flat"]
+)
+def test_what_is_left_after_a_removal_is_found_as_before_and_may_be_added_to(factory: str, tmp_path: Path) -> None:
+    held = rows(600)
+    kept, gone = np.array_split(np.random.default_rng(1).permutation(600), [450])
+    made = Index.build(None, described(held), factory)
+    before = made.nearest(held[:30], 600)
+    assert made.remove(f"/photos/{i}.jpg" for i in gone) == 150
+    made.save(tmp_path / "index")
+    made = Index.open(tmp_path / "index")
+    assert made.images == [f"/photos/{i}.jpg" for i in sorted(kept)]
+    paths = set(made.images)
+    assert made.nearest(held[:30], 450) == [[one for one in found if one[1] in paths] for found in before]
+    made.add(described(held[gone][:1], start=600))
+    assert made.nearest(held[gone][:1], 1)[0][0][1] == "/photos/600.jpg"
+
+
+def test_photos_and_folders_are_removed_also_where_they_are_gone(
+    model: Path, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert run("build", own, "--model", model, "-o", tmp_path / "index") == 0
+    shutil.rmtree(own / "castle")
+    (tmp_path / "list").write_text(f"{own}/arch/0.jpg\n")
+    capsys.readouterr()
+    assert run("remove", tmp_path / "index", own / "castle", f"@{tmp_path}/list") == 0
+    assert "6 photos removed" in (out := capsys.readouterr().out) and "14 are left" in out
+    left = Index.open(tmp_path / "index").images
+    assert len(left) == 14 and not any("castle" in path or path.endswith("arch/0.jpg") for path in left)
+
+
+def test_photos_whose_files_are_gone_are_removed(
+    model: Path, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert run("build", own, "--model", model, "-o", tmp_path / "index") == 0
+    (own / "arch" / "0.jpg").unlink()
+    (own / "dome" / "4.jpg").unlink()
+    assert run("remove", tmp_path / "index", "--missing") == 0
+    assert "2 photos removed" in capsys.readouterr().out
+    assert run("remove", tmp_path / "index", "--missing") == 0
+    assert "0 photos removed" in capsys.readouterr().out
+    assert not Index.open(tmp_path / "index").missing()
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["{photos}/arch", "{photos}/nowhere.jpg"], "1 of 2 paths are not in the index: {photos}/nowhere.jpg; nothing"),
+        (["{photos}/arc"], "1 of 1 paths are not in the index"),
+        (["{photos}"], "these are all 20 photos of the index"),
+        ([], "no photos to remove"),
+    ],
+)
+def test_a_removal_that_cannot_be_whole_removes_nothing(
+    saved: Path, photos: Path, capsys: pytest.CaptureFixture, asked: list[str], said: str
+) -> None:
+    assert run("remove", saved, *(word.format(photos=photos) for word in asked)) == 2
+    assert said.format(photos=photos) in capsys.readouterr().err
+    assert len(Index.open(saved).images) == 20
+
+
+def test_a_result_whose_photo_is_gone_says_so(
+    model: Path, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert run("build", own, "--model", model, "-o", tmp_path / "index") == 0
+    gone, query = own / "arch" / "1.jpg", own / "arch" / "0.jpg"
+    gone.unlink()
+    asked = ["search", tmp_path / "index", query, "-k", 5]
+    capsys.readouterr()
+    assert run(*asked) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if line.endswith("  (gone)")] == [str(gone)]
+    assert run(*asked, "--json", "--html", tmp_path / "page.html") == 0
+    (found,) = json.loads(capsys.readouterr().out)["queries"]
+    assert {one["path"] for one in found["found"] if not one["exists"]} == {str(gone)}
+    text = (tmp_path / "page.html").read_text()
+    assert "1 of the photos found are gone from the disk" in text and "photo missing: 1.jpg" in text
+
+
+def test_a_photo_is_left_out_of_what_is_found_for_it_and_as_many_come(
+    saved: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    query = photos / "arch" / "0.jpg"
+    expected = [path for _, path in Index.open(saved).search(query, 7) if path != str(query)]
+    linked, copied = tmp_path / "linked.jpg", Path(shutil.copy(query, tmp_path / "copied.jpg"))
+    linked.symlink_to(query)
+    assert run("search", saved, query, linked, copied, "-k", 6, "--exclude-self", "--json") == 0
+    for asked in json.loads(capsys.readouterr().out)["queries"]:
+        assert [one["path"] for one in asked["found"]] == expected
+    assert len(Index.open(saved).search(query, 30, exclude_self=True)) == 19
+
+
+def test_copies_of_a_query_do_not_use_up_the_places_of_others(model: Path, photos: Path, tmp_path: Path) -> None:
+    for i in range(30):
+        shutil.copy(photos / "arch" / "0.jpg", tmp_path / f"{i}.jpg")
+    made = Index.build(model, [tmp_path, photos])
+    found = made.search(tmp_path / "3.jpg", 3, exclude_self=True)
+    assert [path for _, path in found] == [p for _, p in made.search(tmp_path / "3.jpg", 34) if str(tmp_path) not in p][
+        1:4
+    ]
+
+
+def test_a_query_without_a_hash_is_left_out_by_its_path(index: Index, photos: Path) -> None:
+    older = Index(index.rows, index.images, index.manifest)
+    query = photos / "dome" / "1.jpg"
+    assert older.search(query, 4, exclude_self=True) == older.search(query, 5)[1:]
+
+
+def test_a_row_cannot_be_left_out_of_what_is_found_for_it(index: Index) -> None:
+    with pytest.raises(InputError, match="exclude_self needs a photo"):
+        index.search(rows(1, dim=48)[0], exclude_self=True)
+
+
 # What is written
 
 
@@ -245,11 +500,11 @@ def test_a_process_killed_between_the_files_leaves_the_index_that_was_there(save
     )
     before = Index.open(saved)
     done = subprocess.run([sys.executable, "-c", code, saved, files.MANIFEST], cwd=ROOT, check=False)
-    assert done.returncode == 9 and len(list(saved.iterdir())) > 3
+    assert done.returncode == 9 and len(list(saved.iterdir())) > 4
     opened = Index.open(saved)
     assert opened.images == before.images
     opened.save(saved)
-    assert len(list(saved.iterdir())) == 3
+    assert len(list(saved.iterdir())) == 4
 
 
 def test_an_index_that_another_process_added_to_is_not_overwritten(saved: Path, model: Path, photos: Path) -> None:
@@ -287,6 +542,8 @@ def the(folder: Path, kind: str) -> Path:
         ({"index": "../elsewhere.faiss"}, "index must be named index-MARK.faiss"),
         ({"images": "/etc/passwd"}, "images must be named images-MARK.json"),
         ({"images": "images-000000000000.json"}, "cannot be read"),
+        ({"contents": "../contents.json"}, "contents must be named contents-MARK.json"),
+        ({"contents": "contents-000000000000.json"}, "cannot be read"),
     ],
 )
 def test_a_manifest_that_is_none_is_refused(saved: Path, values: dict, said: str) -> None:

@@ -56,12 +56,13 @@ def read(folder: str | Path) -> Described:
     if not isinstance(unreadable, list) or not all(fault(one) for one in unreadable):
         raise InputError(f"{folder / UNREADABLE} must be a list of paths and reasons")
     rows = mapped(folder / ROWS, (len(images), manifest["dim"]))
-    return Described(rows, images, manifest, unreadable, read_contents(folder / CONTENTS))
+    contents = read_contents(folder / CONTENTS) if (folder / CONTENTS).exists() else {}  # none of an older version
+    return Described(rows, images, manifest, unreadable, contents)
 
 
 def read_contents(path: Path) -> dict[str, Content]:
-    """Contents of files by path; none where an older version wrote no such file."""
-    held = read_json(path) if path.exists() else {}
+    """Contents of files by path."""
+    held = read_json(path)
     if not isinstance(held, dict) or not all(map(known, held.values())):
         raise InputError(f"{path} must hold a SHA-256, size, mtime_ns, ctime_ns and inode for each path")
     return {path: Content(hashed, Stamp(*stamp)) for path, (hashed, *stamp) in held.items()}

@@ -1,23 +1,27 @@
-"""The folder of an index: `index-MARK.faiss`, `images-MARK.json` and, written last, `manifest.json`, which names both.
+"""The folder of an index: `index-MARK.faiss`, `images-MARK.json`, `contents-MARK.json` and, written last,
+`manifest.json`, which names them.
 
 A process that is killed while it writes leaves the index that was there, or none.
 """
 
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from retrieval.data.contents import Content
 from retrieval.embed import folder as descriptors
 from retrieval.embed.folder import MANIFEST, read_json, write_json
 from retrieval.errors import InputError
 from retrieval.index.engine import faiss_index
 
-NAMES = {"index": "index-{}.faiss", "images": "images-{}.json"}
+NAMES = {"index": "index-{}.faiss", "images": "images-{}.json", "contents": "contents-{}.json"}
 
 
-def write(folder: Path, index: Any, images: Sequence[str], manifest: dict[str, Any]) -> dict[str, Any]:
+def write(
+    folder: Path, index: Any, images: Sequence[str], manifest: dict[str, Any], contents: Mapping[str, Content]
+) -> dict[str, Any]:
     """The manifest as written. manifest: as of descriptors, with `factory`, or as `read` gave it.
 
     Raises InputError where another index stands there: one that was not read, or that was written anew since.
@@ -29,6 +33,7 @@ def write(folder: Path, index: Any, images: Sequence[str], manifest: dict[str, A
     names = {key: name.format(secrets.token_hex(6)) for key, name in NAMES.items()}
     faiss_index.write(index, folder / names["index"])
     write_json(folder / names["images"], list(images))
+    descriptors.write_contents(folder / names["contents"], contents)
     write_json(standing, written := {**manifest, **names})
     for pattern in NAMES.values():  # what stood there before, and what a killed process left
         for other in folder.glob(pattern.format("*")):
@@ -37,8 +42,11 @@ def write(folder: Path, index: Any, images: Sequence[str], manifest: dict[str, A
     return written
 
 
-def read(folder: Path) -> tuple[Any, list[str], dict[str, Any]]:
-    """Index, paths of its images, manifest. Raises InputError for what is no index, is damaged or does not fit."""
+def read(folder: Path) -> tuple[Any, list[str], dict[str, Any], dict[str, Content]]:
+    """Index, paths of its images, manifest, and contents of the files by path, which an older version did not write.
+
+    Raises InputError for what is no index, is damaged or does not fit.
+    """
     manifest = _manifest(folder / MANIFEST)
     images = read_json(folder / manifest["images"])
     if not isinstance(images, list) or not all(isinstance(path, str) for path in images):
@@ -49,7 +57,8 @@ def read(folder: Path) -> tuple[Any, list[str], dict[str, Any]]:
             f"{folder} holds an index of {index.ntotal} rows of {index.d} dimensions, paths of {len(images)} images "
             f"and a manifest that says {manifest['dim']} dimensions: they must agree"
         )
-    return index, images, manifest
+    contents = descriptors.read_contents(folder / manifest["contents"]) if "contents" in manifest else {}
+    return index, images, manifest, contents
 
 
 def refuse_taken(folder: Path) -> None:
@@ -65,6 +74,8 @@ def _manifest(path: Path) -> dict[str, Any]:
     if not isinstance(manifest.get("factory"), str):
         raise InputError(f"{path}: factory must be a text, got {manifest.get('factory')!r}: is it of descriptors?")
     for key, name in NAMES.items():  # any other name could be that of a file elsewhere
+        if key == "contents" and key not in manifest:  # of an older version
+            continue
         if not re.fullmatch(name.format("[0-9a-f]{12}"), str(manifest.get(key))):
             raise InputError(f"{path}: {key} must be named {name.format('MARK')}, got {manifest.get(key)!r}")
     return manifest

@@ -1,12 +1,14 @@
 """Where the rows of an index come from: folders of descriptors, and photos, which are described first."""
 
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from retrieval.data.contents import Content, content
 from retrieval.descriptors import Descriptors
 from retrieval.embed import Described, Model, folder, load, reading
 from retrieval.errors import InputError
@@ -18,10 +20,22 @@ ALIKE = ("fingerprint", "dim", "resolution", "scales")  # else scores would comp
 
 @dataclass(frozen=True)
 class LeftOut:
-    """already: how many photos the index has, or came twice. unreadable: path and reason of each of those."""
+    """already: how many photos the index has, or came twice. unhashed: of how many of these no hash is kept, so that
+    it cannot be told whether they have changed. unreadable: path and reason of each of those."""
 
     already: int = 0
     unreadable: Sequence[Mapping[str, str]] = ()
+    unhashed: int = 0
+
+
+class Joined(NamedTuple):
+    """Rows (n, d) of photos, each once, and the contents of their files. already, unhashed: as of `LeftOut`."""
+
+    rows: Descriptors
+    images: list[str]
+    contents: dict[str, Content]
+    already: int
+    unhashed: int
 
 
 def divided(sources: Source | Sequence[Source]) -> tuple[list[Described], list[str]]:
@@ -65,13 +79,57 @@ def model_of(given: Model | str | Path | None, manifest: Manifest | None) -> Mod
     return given
 
 
-def joined(parts: Sequence[Described], known: Collection[str] = ()) -> tuple[Descriptors, list[str], LeftOut]:
-    """The rows of all parts, each photo once and none that is known, their paths, and what is left out."""
+def joined(
+    parts: Sequence[Described], held: Collection[str] = (), known: Mapping[str, Content] | None = None
+) -> Joined:
+    """The rows of all parts, each photo once, and of those that are held the ones alone whose bytes have changed.
+
+    known: contents of what is held. Of two rows of different bytes the one is taken whose bytes the file has now.
+    Raises InputError where it has neither's.
+    """
     places: dict[str, int] = {}
-    paths = [path for part in parts for path in part.images]
-    for place, path in enumerate(paths):
-        if path not in known:
-            places.setdefault(path, place)
-    unreadable = [one for part in parts for one in part.unreadable]
-    rows = Descriptors([part.rows for part in parts], np.fromiter(places.values(), np.int64))
-    return rows, list(places), LeftOut(len(paths) - len(places), unreadable)
+    contents, unhashed = dict(known or {}), 0
+    listed = [(path, part.contents.get(path)) for part in parts for path in part.images]
+    for place, (path, mine) in enumerate(listed):
+        before = contents.get(path)
+        if path in held or path in places:
+            unhashed += before is None or mine is None
+            if not before or not mine or before.hash == mine.hash or has_first(path, before, mine):
+                continue
+        places[path] = place
+        if mine:
+            contents[path] = mine
+    shards = [part.rows for part in parts] or [np.empty((0, 0), np.float32)]
+    rows = Descriptors(shards, np.fromiter(places.values(), np.int64))
+    read = {path: contents[path] for path in places if path in contents}
+    return Joined(rows, list(places), read, len(listed) - len(places), unhashed)
+
+
+class Compared(NamedTuple):
+    """Photos that an index holds against their files. same: contents, by path, of those with the bytes that they had;
+    changed: paths of those with others; gone: path and reason of those without a file; unhashed: as of `LeftOut`."""
+
+    same: dict[str, Content]
+    changed: set[str]
+    gone: list[dict[str, str]]
+    unhashed: int
+
+
+def compared(paths: Sequence[str], known: Mapping[str, Content]) -> Compared:
+    """known: contents of files as they were described, by path."""
+    hashed = [path for path in paths if path in known]
+    with ThreadPoolExecutor() as pool:
+        now = dict(zip(hashed, pool.map(content, hashed, [known[path] for path in hashed]), strict=True))
+    same = {path: one for path, one in now.items() if one and one.hash == known[path].hash}
+    gone = [{"path": path, "reason": "its file is gone, its row stays"} for path, one in now.items() if one is None]
+    changed = {path for path, one in now.items() if one and path not in same}
+    return Compared(same, changed, gone, len(paths) - len(hashed))
+
+
+def has_first(path: str, first: Content, second: Content) -> bool:
+    """Whether a file has the first content, else the second one. Raises InputError where it has neither."""
+    now = content(path, second)
+    if now is None or now.hash not in (first.hash, second.hash):
+        said = "is gone" if now is None else "has others now"
+        raise InputError(f"{path} was described twice, from different bytes, and {said}: describe it again")
+    return now.hash == first.hash
