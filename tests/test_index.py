@@ -449,7 +449,7 @@ def test_a_result_whose_photo_is_gone_says_so(
     (found,) = json.loads(capsys.readouterr().out)["queries"]
     assert {one["path"] for one in found["found"] if not one["exists"]} == {str(gone)}
     text = (tmp_path / "page.html").read_text()
-    assert "1 of the photos found are gone from the disk" in text and "photo missing: 1.jpg" in text
+    assert "Photos found whose files are gone: 1." in text and "photo missing: 1.jpg" in text
 
 
 def test_a_photo_is_left_out_of_what_is_found_for_it_and_as_many_come(

@@ -7,7 +7,6 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from retrieval.data.contents import Content, content
+from retrieval.data import contents
+from retrieval.data.contents import Content
 from retrieval.embed import reading
 from retrieval.embed.describing import (
     BATCH,
@@ -118,7 +118,7 @@ def started(folder: Path, paths: Sequence[str], manifest: dict[str, Any]) -> tup
         refuse_other(folder, read_json(shards / MANIFEST), manifest)
         last, _, known = summary(shards, len(paths))
         done = np.flatnonzero(last >= 0).tolist()
-        now = contents_now([paths[i] for i in done], [known.get(i) for i in done])
+        now = contents.contents([paths[i] for i in done], [known.get(i) for i in done])
         changed = [i for i, one in zip(done, now, strict=True) if differs(known.get(i), one)]
         return sorted([*changed, *np.flatnonzero(last < 0).tolist()]), len(changed)
     if (folder / MANIFEST).is_file():
@@ -135,11 +135,11 @@ def started(folder: Path, paths: Sequence[str], manifest: dict[str, Any]) -> tup
 def reopened(folder: Path, paths: Sequence[str], manifest: dict[str, Any]) -> list[int]:
     """Indices of the photos of a finished folder that have changed; where some have, shards of all others are made."""
     held, shards = read(folder), folder / SHARDS
-    now = contents_now(paths, [held.contents.get(path) for path in paths])
+    now = contents.contents(paths, [held.contents.get(path) for path in paths])
     changed = [i for i, path in enumerate(paths) if differs(held.contents.get(path), now[i])]
-    contents = {i: one for i, one in enumerate(now) if one}
+    read_now = {i: one for i, one in enumerate(now) if one}
     if not changed:
-        if (by_path := {paths[i]: one for i, one in contents.items()}) != held.contents:  # copies, with other stamps
+        if (by_path := {paths[i]: one for i, one in read_now.items()}) != held.contents:  # copies, with other stamps
             write_contents(folder / CONTENTS, by_path)
         return []
     shutil.rmtree(shards, ignore_errors=True)
@@ -148,19 +148,13 @@ def reopened(folder: Path, paths: Sequence[str], manifest: dict[str, Any]) -> li
     faults = {index[one["path"]]: one["reason"] for one in held.unreadable}
     faults = {i: reason for i, reason in faults.items() if i not in stale}
     kept = [row for row, path in enumerate(held.images) if index[path] not in stale]
-    save(shards, [Part([], held.rows[:0], faults, {i: contents[i] for i in faults if i in contents})])
+    save(shards, [Part([], held.rows[:0], faults, {i: read_now[i] for i in faults if i in read_now})])
     for start in range(0, len(kept), BLOCK):
         rows = kept[start : start + BLOCK]
         indices = [index[held.images[row]] for row in rows]
-        save(shards, [Part(indices, held.rows[rows], {}, {i: contents[i] for i in indices})])
+        save(shards, [Part(indices, held.rows[rows], {}, {i: read_now[i] for i in indices if i in read_now})])
     write_json(shards / MANIFEST, manifest)
     return changed
-
-
-def contents_now(paths: Sequence[str], known: Sequence[Content | None]) -> list[Content | None]:
-    """Contents of files, read by threads where their stamps differ from the known ones."""
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(content, paths, known))
 
 
 def differs(before: Content | None, now: Content | None) -> bool:
@@ -193,7 +187,7 @@ def describe_rest(
     sizes, faults = reading.sizes_of([paths[i] for i in left], resolution, model.multiple, model.size, progress)
     if faults:
         said = {left[at]: reason for at, reason in faults.items()}
-        read = {i: one for i in said if (one := content(paths[i]))}
+        read = {i: one for i in said if (one := contents.content(paths[i]))}
         save(shards, [Part([], np.empty((0, model.dim), np.float32), said, read)])
     planned = sharded([[left[at] for at in batch] for batch in batched(sizes, batch_size)], size)
     batches = (batch for shard in planned for batch in shard)
@@ -212,7 +206,7 @@ def finish(folder: Path, paths: Sequence[str], dim: int) -> None:
     """The rows in the order of the photos, and what is said of them; the manifest comes last. Each shard is read twice,
     so that no more than one is in memory."""
     shards = folder / SHARDS
-    last, faults, contents = summary(shards, len(paths))
+    last, faults, known = summary(shards, len(paths))
     try:
         kept, unreadable = divided(paths, faults)
     except NothingReadable:
@@ -228,7 +222,7 @@ def finish(folder: Path, paths: Sequence[str], dim: int) -> None:
     rows.flush()
     write_json(shards / IMAGES, [paths[i] for i in kept])
     write_json(shards / UNREADABLE, unreadable)
-    write_contents(shards / CONTENTS, {paths[i]: one for i, one in contents.items()})
+    write_contents(shards / CONTENTS, {paths[i]: one for i, one in known.items()})
     (folder / MANIFEST).unlink(missing_ok=True)  # of what is renewed: no one reads half of it
     for name in (ROWS, IMAGES, UNREADABLE, CONTENTS, MANIFEST):
         (shards / name).replace(folder / name)

@@ -27,7 +27,7 @@ def render(name: str, queries: Queries, unreadable: Sequence[str] = ()) -> str:
     articles = photos.within((_article(query, found, root) for query, found in queries), page.PHOTOS_LIMIT)
     summary = [f"Described by {name}. Scores are cosines, 1 for the same photo.", f"Photos found lie in {root}."]
     if gone := {path for _, found in queries for _, path in found if not os.path.isfile(path)}:
-        summary.append(f"{len(gone)} of the photos found are gone from the disk since they were indexed.")
+        summary.append(f"Photos found whose files are gone: {len(gone)}.")
     if missing := len(queries) - len(articles):
         summary.append(f"{missing} of {len(queries)} queries left out to keep the page small.")
     sections = [("Queries", "".join(articles)), ("Unreadable queries", page.bullets(unreadable))]

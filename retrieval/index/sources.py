@@ -1,14 +1,13 @@
 """Where the rows of an index come from: folders of descriptors, and photos, which are described first."""
 
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from retrieval.data.contents import Content, content
+from retrieval.data.contents import Content, content, contents
 from retrieval.descriptors import Descriptors
 from retrieval.embed import Described, Model, folder, load, reading
 from retrieval.errors import InputError
@@ -88,20 +87,20 @@ def joined(
     Raises InputError where it has neither's.
     """
     places: dict[str, int] = {}
-    contents, unhashed = dict(known or {}), 0
+    of_path, unhashed = dict(known or {}), 0
     listed = [(path, part.contents.get(path)) for part in parts for path in part.images]
     for place, (path, mine) in enumerate(listed):
-        before = contents.get(path)
+        before = of_path.get(path)
         if path in held or path in places:
             unhashed += before is None or mine is None
             if not before or not mine or before.hash == mine.hash or has_first(path, before, mine):
                 continue
         places[path] = place
         if mine:
-            contents[path] = mine
+            of_path[path] = mine
     shards = [part.rows for part in parts] or [np.empty((0, 0), np.float32)]
     rows = Descriptors(shards, np.fromiter(places.values(), np.int64))
-    read = {path: contents[path] for path in places if path in contents}
+    read = {path: of_path[path] for path in places if path in of_path}
     return Joined(rows, list(places), read, len(listed) - len(places), unhashed)
 
 
@@ -118,8 +117,7 @@ class Compared(NamedTuple):
 def compared(paths: Sequence[str], known: Mapping[str, Content]) -> Compared:
     """known: contents of files as they were described, by path."""
     hashed = [path for path in paths if path in known]
-    with ThreadPoolExecutor() as pool:
-        now = dict(zip(hashed, pool.map(content, hashed, [known[path] for path in hashed]), strict=True))
+    now = dict(zip(hashed, contents(hashed, [known[path] for path in hashed]), strict=True))
     same = {path: one for path, one in now.items() if one and one.hash == known[path].hash}
     gone = [{"path": path, "reason": "its file is gone, its row stays"} for path, one in now.items() if one is None]
     changed = {path for path, one in now.items() if one and path not in same}
