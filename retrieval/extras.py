@@ -36,8 +36,11 @@ def command(extra: str) -> str:
 
 
 def _importer(frame: FrameType | None) -> list[str]:
-    """The words of the full name of the module whose import statement is being run."""
-    while frame and frame.f_globals.get("__name__", "").startswith("importlib"):
+    """The words of the full name of the module whose import statement is being run; none where it only asks whether a
+    library is there."""
+    while frame and (name := frame.f_globals.get("__name__", "")).startswith("importlib"):
+        if name == "importlib.util":
+            return [""]
         frame = frame.f_back
     spec = frame.f_globals.get("__spec__") if frame else None  # __name__ is __main__ under python -m
     return spec.name.split(".") if spec else [""]
