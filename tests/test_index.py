@@ -357,7 +357,7 @@ def test_an_index_of_an_older_version_is_added_to_and_what_cannot_be_told_is_sai
     assert run("add", saved, photos) == 0
     out = capsys.readouterr().out
     assert "0 photos added" in out and "20 were there already" in out
-    assert "of 20 that were there no hash is kept (an older version described them)" in out
+    assert "20 of these have no hash (an older version described them)" in out
 
 
 def test_an_index_that_is_added_to_from_the_terminal_keeps_what_was_renewed(

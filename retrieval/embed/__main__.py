@@ -24,7 +24,9 @@ def parser() -> argparse.ArgumentParser:
         help="photos, folders (photos at any depth; hidden ones and linked folders are left out), @FILE (a list, one "
         "path a line), - (such lines on stdin); a photo given twice is described once",
     )
-    program.add_argument("-o", "--output", metavar="DIR", required=True, help="gone on with where it was killed")
+    program.add_argument(
+        "-o", "--output", metavar="DIR", required=True, help="goes on if killed, renews changed photos"
+    )
     program.add_argument("--resolution", type=int, metavar="N", help="longer side in pixels (default: the model's own)")
     program.add_argument("--scales", type=float, nargs="+", metavar="S", help="of an ONNX model: if outside its graph")
     program.add_argument("--batch-size", type=int, default=BATCH, metavar="N")

@@ -110,8 +110,8 @@ def _report(added: int, folder: Path, index: Index) -> None:
     )
     if left_out.unhashed:
         print(
-            f"of {left_out.unhashed} that were there no hash is kept (an older version described them): whether they "
-            "changed is not known; remove and add them, or build the index again"
+            f"{left_out.unhashed} of these have no hash (an older version described them), so whether they changed is "
+            "unknown: remove and add them, or build the index again"
         )
 
 
