@@ -690,6 +690,7 @@ def test_photos_are_indexed_added_and_found_without_torch(model: Path, photos: P
         "model, photos, folder = sys.argv[1:]\n"
         "assert main(['build', photos + '/arch', '--model', model, '-o', folder]) == 0\n"
         "assert main(['add', folder, photos + '/dome']) == 0\n"
+        "assert main(['remove', folder, photos + '/dome/2.jpg']) == 0\n"
         "assert main(['search', folder, photos + '/dome/1.jpg', '-k', '3', '--html', folder + '/page.html']) == 0\n"
     )
     asked = [sys.executable, "-c", code, str(model), str(photos), str(tmp_path / "index")]
