@@ -8,8 +8,9 @@ from types import FrameType
 from retrieval.errors import InputError
 
 DISTRIBUTION = "image-retrieval-poolings"
-BY_LIBRARY = {"faiss": "search", "wandb": "train"}  # whoever imports it
+BY_LIBRARY = {"faiss": "search", "wandb": "train", "pillow_heif": "heif"}  # whoever imports it
 BY_PACKAGE = {"export": "export", "report": "report", "sweep": "sweep"}  # any other library; elsewhere: train
+IMPORTING = ("importlib", "importlib._bootstrap", "importlib._bootstrap_external")  # not importlib.util: that only asks
 
 
 class MissingExtra(ModuleNotFoundError, InputError):
@@ -36,11 +37,8 @@ def command(extra: str) -> str:
 
 
 def _importer(frame: FrameType | None) -> list[str]:
-    """The words of the full name of the module whose import statement is being run; none where it only asks whether a
-    library is there."""
-    while frame and (name := frame.f_globals.get("__name__", "")).startswith("importlib"):
-        if name == "importlib.util":
-            return [""]
+    """The words of the full name of the module whose import statement is being run."""
+    while frame and frame.f_globals.get("__name__") in IMPORTING:
         frame = frame.f_back
     spec = frame.f_globals.get("__spec__") if frame else None  # __name__ is __main__ under python -m
     return spec.name.split(".") if spec else [""]

@@ -82,7 +82,7 @@ def add(index: FlatIndex, gallery: Descriptors) -> None:
 
 
 def removable(index: FlatIndex) -> bool:
-    """True: rows can be removed."""
+    """Always: rows lie one after another."""
     return True
 
 

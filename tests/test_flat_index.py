@@ -71,6 +71,13 @@ def test_rows_are_added_after_those_there_are() -> None:
     assert index.ntotal == 9 and flat_index.nearest(index, rows(4, seed=1)[3:], 1)[1] == 8
 
 
+def test_rows_that_stay_keep_their_order_when_others_are_removed() -> None:
+    index, theirs = FlatIndex(rows(9)), of_faiss(rows(9))
+    flat_index.remove(index, np.array([4, 0, 8]))
+    theirs.remove_ids(np.array([0, 4, 8]))
+    np.testing.assert_array_equal(index.rows, theirs.reconstruct_n(0, 6))
+
+
 @pytest.mark.parametrize("factory", ["HNSW32", "SQ8", "IVF2,Flat", "flat"])
 def test_another_index_names_the_extra_that_has_faiss(factory: str) -> None:
     said = f"factory '{factory}' is not accepted here: accepted is Flat; any other index needs faiss: pip install"
