@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from retrieval.errors import InputError
+from retrieval.terminal import printable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -70,7 +71,7 @@ def train(cfg: "DictConfig") -> float | None:
         return None
     rows = launch.launched(training.fit, cfg)
     if processes.first():
-        print(results.printed(rows), f"written to {cfg.output_dir}", sep="\n")
+        print(results.printed(rows), printable(f"written to {cfg.output_dir}"), sep="\n")
     return results.objective(rows)
 
 
@@ -85,5 +86,5 @@ def evaluate(cfg: "DictConfig") -> float | None:
         return None
     rows = evaluation.from_config(cfg, config.overridden())
     if rows:  # of several processes the first one judges
-        print(results.printed(rows), f"written to {cfg.run or cfg.output_dir}", sep="\n")
+        print(results.printed(rows), printable(f"written to {cfg.run or cfg.output_dir}"), sep="\n")
     return results.objective(rows)

@@ -20,6 +20,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from retrieval.errors import InputError, near
 from retrieval.overrides import literal, quoted, refuse_misread
+from retrieval.terminal import printable_lines, take_any_text
 
 PACKAGE = Path(__file__).resolve().parent
 CONFIGS = PACKAGE / "configs"  # of a wheel; a checkout has them beside the package
@@ -211,6 +212,7 @@ def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None
             from hydra.errors import HydraException
 
             os.environ["HYDRA_FULL_ERROR"] = "1"
+            take_any_text()
             try:
                 refuse_misread(sys.argv[1:])
                 sys.argv[1:] = prepared(sys.argv[1:], name)
@@ -224,7 +226,12 @@ def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None
 
 
 def explain(error: Exception) -> str:
-    """The error in words: a misspelt key or choice with near matches and what is accepted."""
+    """The error in words that are harmless on a terminal: a misspelt key or choice with near matches and what is
+    accepted."""
+    return printable_lines(_explained(error))
+
+
+def _explained(error: Exception) -> str:
     from hydra.errors import MissingConfigException
 
     if str(error).startswith("Caught "):  # in a worker process: after its traceback

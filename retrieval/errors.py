@@ -4,9 +4,17 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+from retrieval.terminal import printable
+
 
 class InputError(ValueError):
-    """What the person asked for cannot be done; the message names the rule, the value and what is accepted."""
+    """What the person asked for cannot be done; the message names the rule, the value and what is accepted.
+
+    As text it is one line without control characters, whatever the names of files in it hold.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 def near(word: str, accepted: Iterable[str]) -> str:

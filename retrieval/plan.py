@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from retrieval.config import from_plain
 from retrieval.errors import InputError
 from retrieval.subjects import deciding, digest
+from retrieval.terminal import printable
 
 State = Literal["waiting", "running", "done", "failed", "stopped", "killed"]
 
@@ -43,7 +44,7 @@ class Job:
     @property
     def name(self) -> str:
         """What sets it apart, as typed."""
-        return " ".join(f"{key}={value}" for key, value in self.differs.items()) or self.folder
+        return printable(" ".join(f"{key}={value}" for key, value in self.differs.items()) or self.folder)
 
 
 class Wanted(NamedTuple):

@@ -1,5 +1,6 @@
 """Lines for people: at once, also into a pipe, and harmless whatever a file's name holds."""
 
+import os
 import sys
 from typing import TextIO
 
@@ -8,6 +9,18 @@ def printable(text: object) -> str:
     """Text without control characters (ESC, newlines, ...) and lone surrogates: each stands as its escape."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape", "surrogatepass").decode("ascii")
                    for one in str(text))  # fmt: skip
+
+
+def printable_lines(text: object) -> str:
+    """`printable` of each line of a text of several."""
+    return "\n".join(map(printable, str(text).split("\n")))
+
+
+def take_any_text() -> None:
+    """Let stdout and stderr show as an escape what their encoding lacks, in place of failing; in child processes too."""
+    for stream in (sys.stdout, sys.stderr):
+        getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
+    os.environ["PYTHONIOENCODING"] = f"{sys.stdout.encoding or 'utf-8'}:backslashreplace"
 
 
 def say(line: str, stream: TextIO | None = None) -> None:

@@ -807,9 +807,19 @@ def test_a_page_is_as_wide_as_the_screen(width: int, photos: Path, tmp_path: Pat
         browser.close()
 
 
-def test_a_name_that_is_no_text_is_written_and_printed(strange: Path, saved: Path) -> None:
-    odd = str(strange.with_name(os.fsdecode(b"\xff.jpg")))
+def test_a_name_that_is_no_text_is_written_and_shown_by_escapes(strange: Path, saved: Path) -> None:
+    odd = str(strange.with_name(os.fsdecode(b"\xff\x1b[31m\n.jpg")))
     shutil.copy(strange, odd)
     words = [sys.executable, "-m", "retrieval.index", "search", saved, odd, "--html", saved / "page.html"]
-    done = subprocess.run(list(map(str, words)), cwd=ROOT, capture_output=True, check=True)
-    assert done.stdout.startswith(os.fsencode(odd) + b"\n") and (saved / "page.html").is_file()
+    done = subprocess.run(list(map(str, words)), cwd=ROOT, capture_output=True, check=True, text=True)
+    assert done.stdout.splitlines()[0] == str(strange.with_name(r"\udcff\x1b[31m\n.jpg"))
+    assert (saved / "page.html").is_file()
+
+
+def test_names_are_printed_where_the_terminal_knows_ascii_alone(strange: Path, saved: Path) -> None:
+    odd = shutil.copy(strange, strange.with_name("ünï 中.jpg"))
+    words = [sys.executable, "-m", "retrieval.index", "search", str(saved), str(odd), str(strange.with_name("kein ß"))]
+    ascii_alone = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(words, cwd=ROOT, env=ascii_alone, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[0] == str(strange.with_name(r"\xfcn\xef \u4e2d.jpg"))
+    assert done.returncode == 1 and r"kein \xdf: there is no such file" in done.stderr

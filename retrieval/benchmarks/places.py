@@ -17,6 +17,7 @@ from retrieval.data import columns, files
 from retrieval.data.images import Photo
 from retrieval.errors import InputError
 from retrieval.metrics import Indices
+from retrieval.terminal import printable
 
 METRES = (("x", "y"), ("utm_east", "utm_north"), ("easting", "northing"))
 DEGREES = (("longitude", "latitude"), ("lon", "lat"), ("lng", "lat"))
@@ -47,9 +48,8 @@ class Places(Ranked):
         relevant = [np.setdiff1d(images, own) for images, own in zip(relevant, itself, strict=True)]
         kept = [i for i, images in enumerate(relevant) if len(images)]
         if len(kept) < len(asked):
-            tqdm.write(
-                f"{queries}: {len(asked) - len(kept)} of {len(asked)} queries are left out, none is within {radius} m"
-            )
+            left_out = f"{len(asked) - len(kept)} of {len(asked)} queries are left out, none is within {radius} m"
+            tqdm.write(printable(f"{queries}: {left_out}"))
         super().__init__(
             queries=[asked[i] for i in kept],
             gallery=found,

@@ -20,6 +20,7 @@ from retrieval.data import files, landmarks, truth
 from retrieval.data.download import prepare
 from retrieval.data.images import Photo
 from retrieval.errors import InputError, flag, near
+from retrieval.terminal import printable
 
 LEVELS = ("easy", "hard", "junk")
 DISTRACTORS = 1_001_001  # in revisitop1m
@@ -119,7 +120,7 @@ def distracting(folder: str | Path) -> list[Photo]:
         raise InputError(f"{folder} has no distractors: neither {listed.name} nor photos")
     files.present(photos)
     if len(photos) != DISTRACTORS:
-        tqdm.write(f"{folder}: {len(photos):,} distractors, revisitop1m has {DISTRACTORS:,}")
+        tqdm.write(printable(f"{folder}: {len(photos):,} distractors, revisitop1m has {DISTRACTORS:,}"))
     return photos
 
 

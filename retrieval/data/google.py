@@ -15,6 +15,7 @@ from retrieval.data.download import prepare
 from retrieval.data.folder import LandmarkPhotos
 from retrieval.data.images import Photo
 from retrieval.errors import InputError, flag
+from retrieval.terminal import printable
 
 WHERE = (
     "The tables and photos come from https://s3.amazonaws.com/google-landmark, see "
@@ -63,10 +64,8 @@ def frequent(names: Sequence[str], labels: Sequence[str], least: int, file: str)
     if not kept:
         raise InputError(f"{file} has no landmark with data.least = {least} photos or more")
     if left_out := sum(count < least for count in counts.values()):
-        tqdm.write(
-            f"{file}: {left_out:,} landmarks with fewer than {least} photos are left out, "
-            f"{len(names) - len(kept):,} photos"
-        )
+        said = f"{left_out:,} landmarks with fewer than {least} photos are left out, {len(names) - len(kept):,} photos"
+        tqdm.write(printable(f"{file}: {said}"))
     return [name for name, _ in kept], [label for _, label in kept]
 
 

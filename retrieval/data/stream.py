@@ -35,6 +35,7 @@ from retrieval.data.loading import TrainingBatch, collated
 from retrieval.data.module import sides
 from retrieval.data.shards import Landmarks, counted
 from retrieval.errors import InputError
+from retrieval.terminal import printable
 
 Item = tuple[Tensor, int, str]  # a crop (3, H, W) uint8, its landmark and where the photo lies
 Given = tuple[TrainingBatch | None, list[str]]  # a batch, if there is one, and what could not be read before it
@@ -232,7 +233,7 @@ class ShardLoader:
     def _tell(self, faults: Iterable[str]) -> None:
         for fault in faults:
             if fault not in self.skipped:
-                tqdm.write(f"skipped: {fault}")
+                tqdm.write(printable(f"skipped: {fault}"))
             self.skipped.add(fault)
 
 

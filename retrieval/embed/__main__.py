@@ -10,6 +10,7 @@ from retrieval.embed.filling import fill
 from retrieval.embed.folder import UNREADABLE
 from retrieval.embed.models import load
 from retrieval.errors import InputError
+from retrieval.terminal import printable, take_any_text
 
 NAMED = 20  # photos that cannot be described, on the terminal; the file names all
 
@@ -37,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, also where some photos cannot be described; 1 where none can; 2 for what cannot be asked."""
+    take_any_text()
     asked = parser().parse_args(arguments)
     try:
         images = reading.found(reading.named(asked.images, sys.stdin.buffer))
@@ -46,10 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, NothingReadable) else 2
     for one in done.unreadable[:NAMED]:
-        print(f"not described: {one['path']}: {one['reason']}", file=sys.stderr)
+        print(printable(f"not described: {one['path']}: {one['reason']}"), file=sys.stderr)
     if (more := len(done.unreadable) - NAMED) > 0:
-        print(f"and {more} more: see {asked.output}/{UNREADABLE}", file=sys.stderr)
-    print(f"{len(done.images)} photos described in {asked.output}, {len(done.unreadable)} could not be")
+        print(printable(f"and {more} more: see {asked.output}/{UNREADABLE}"), file=sys.stderr)
+    print(printable(f"{len(done.images)} photos described in {asked.output}, {len(done.unreadable)} could not be"))
     return 0
 
 

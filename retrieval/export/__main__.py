@@ -3,6 +3,7 @@
 from omegaconf import DictConfig
 
 from retrieval import config
+from retrieval.terminal import printable
 
 
 @config.main("export")
@@ -11,7 +12,9 @@ def main(cfg: DictConfig) -> None:
 
     folder, rows = command.export(cfg)
     print(
-        command.printed(rows), f"written to {folder}, each checked against the model; what it is: README.md", sep="\n"
+        command.printed(rows),
+        printable(f"written to {folder}, each checked against the model; what it is: README.md"),
+        sep="\n",
     )
 
 

@@ -112,8 +112,8 @@ def run(path: Path, spec: Spec, photos: Sequence[Pixels], seconds: float) -> tup
         except subprocess.CalledProcessError as error:
             lines = error.stderr.strip().splitlines()
             on = next((f" on {line}" for line in reversed(lines) if line.startswith("photos of ")), "")
-            said = "\n".join([line for line in lines if line[:1].strip() and not line.startswith(SILENT)][-6:])
-            raise FailedCheck(f"{path.name} does not run{on} in a process of its own:\n{said}") from error
+            said = "; ".join([line for line in lines if line[:1].strip() and not line.startswith(SILENT)][-6:])
+            raise FailedCheck(f"{path.name} does not run{on} in a process of its own: {said}") from error
         with np.load(made) as arrays:
             return str(arrays["told"]), [arrays[f"arr_{i}"] for i in range(len(photos))]
 

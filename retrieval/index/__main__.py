@@ -12,6 +12,7 @@ from retrieval.embed.describing import NothingReadable
 from retrieval.errors import InputError
 from retrieval.index import files
 from retrieval.index.index import Found, Index
+from retrieval.terminal import printable, take_any_text
 
 SOURCE = "a folder that retrieval.embed wrote, a photo, a folder of photos, @FILE (a list), - (a list on stdin)"
 MODEL = "an .onnx file, a model's folder or its id on the hub"
@@ -59,13 +60,12 @@ def _action(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0; 1 where a query, or every photo, cannot be read; 2 for what cannot be asked."""
-    for stream in (sys.stdout, sys.stderr):  # a file's name is any bytes
-        getattr(stream, "reconfigure", lambda **_: None)(errors="surrogateescape")
+    take_any_text()
     asked = parser().parse_args(arguments)
     try:
         return asked.does(asked)
     except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         return 1 if isinstance(error, NothingReadable) else 2
 
 
@@ -104,10 +104,11 @@ def _report(added: int, folder: Path, index: Index) -> None:
     _name_unreadable(left_out.unreadable[:NAMED])
     if (more := len(left_out.unreadable) - NAMED) > 0:
         print(f"and {more} more", file=sys.stderr)
-    print(
+    said = (
         f"{added} photos added to {folder}, {index.renewed} renewed, {left_out.already} were there already, "
         f"{len(left_out.unreadable)} could not be described"
     )
+    print(printable(said))
     if left_out.unhashed:
         print(
             f"{left_out.unhashed} of these have no hash (an older version described them), so whether they changed is "
@@ -117,7 +118,7 @@ def _report(added: int, folder: Path, index: Index) -> None:
 
 def _name_unreadable(unreadable: Sequence[Mapping[str, str]]) -> None:
     for one in unreadable:
-        print(f"not described: {one['path']}: {one['reason']}", file=sys.stderr)
+        print(printable(f"not described: {one['path']}: {one['reason']}"), file=sys.stderr)
 
 
 def _search(asked: argparse.Namespace) -> int:
@@ -136,7 +137,7 @@ def _search(asked: argparse.Namespace) -> int:
 
 def _lines(queries: Sequence[tuple[str, Found]]) -> str:
     lines = ([query, *(f"  {score:.4f}  {path}{_mark(path)}" for score, path in found)] for query, found in queries)
-    return "\n".join(line for of_query in lines for line in of_query)
+    return "\n".join(printable(line) for of_query in lines for line in of_query)
 
 
 def _mark(path: str) -> str:

@@ -13,10 +13,12 @@ from retrieval.report.pivot import Asked
 from retrieval.report.runs import collect
 from retrieval.report.wandb_run import send
 from retrieval.report.writing import Report, insert, markdown, report_of, write_charts, write_files
+from retrieval.terminal import printable, take_any_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0, or 2 where what was asked for cannot be done, the reason on standard error."""
+    take_any_text()
     options = _parser().parse_args(argv)
     try:
         asked = Asked(options.rows, options.columns, options.values)
@@ -32,11 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.wandb:
             send(report, path, options.wandb, options.project, options.dirs[0])
     except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         return 2
     for sentence in report.warnings:
-        print(f"warning: {sentence}", file=sys.stderr)
-    print(path)
+        print(printable(f"warning: {sentence}"), file=sys.stderr)
+    print(printable(path))
     return 0
 
 

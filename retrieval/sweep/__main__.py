@@ -8,10 +8,12 @@ from pathlib import Path
 
 from retrieval.errors import InputError
 from retrieval.sweep.overview import show
+from retrieval.terminal import take_any_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0, or 2 where the folder holds no sweep, the reason on standard error."""
+    take_any_text()
     parser = argparse.ArgumentParser(prog="python -m retrieval.sweep", description="How a sweep stands.")
     parser.add_argument("dir", type=Path, metavar="DIR", help="the folder of a sweep: it holds sweep.json")
     options = parser.parse_args(argv)

@@ -21,6 +21,7 @@ from retrieval.results import parameters
 from retrieval.subjects import plain
 from retrieval.sweep.measured import flops, looks, looks_while_training, pace_of_steps, seconds
 from retrieval.sweep.wording import clock
+from retrieval.terminal import printable
 
 COSTLESS = ("seed", "output_dir", "logger", "cache")  # of which a cost does not depend
 NOTES = (
@@ -146,7 +147,7 @@ def table(configs: Sequence[DictConfig], differs: Sequence[Mapping[str, Any]], s
     resolutions = sorted({resolution for cost in costs for resolution in cost.flops})
     numbers = iter(aligned([titles(resolutions, script), *(line(cost, resolutions, script) for cost in costs)]))
     said = [next(numbers), *(next(numbers) if isinstance(one, Cost) else f"refused: {one}" for one in found)]
-    lines = [f"{of}  {what}" for of, what in zip(aligned(names), said, strict=True)]
+    lines = [printable(f"{of}  {what}") for of, what in zip(aligned(names), said, strict=True)]
     return "\n".join([*lines, *summary(costs, len(found)), *NOTES])
 
 

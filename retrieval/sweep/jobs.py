@@ -16,6 +16,7 @@ from retrieval import launch, plan, processes
 from retrieval.config import explain
 from retrieval.errors import InputError
 from retrieval.plan import Job, Wanted
+from retrieval.terminal import printable
 
 ERROR = "error.txt"  # the traceback of a job that failed
 PATIENCE = 2.0  # seconds in which a look at a job's lock has passed
@@ -139,4 +140,6 @@ def summary(sweep_dir: Path, asked: Collection[str]) -> tuple[str, bool]:
     states = [job.state for job in jobs]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     lines = [f"  job {job.job} ({job.name}), in {job.folder}: {job.error or job.state}" for job in failed]
-    return "\n".join([f"{sweep_dir}: of {len(jobs)} jobs {counts}", *lines]), any(job.folder in asked for job in failed)
+    return "\n".join(map(printable, [f"{sweep_dir}: of {len(jobs)} jobs {counts}", *lines])), any(
+        job.folder in asked for job in failed
+    )

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from retrieval.sweep.status import Status, Value, left, over
+from retrieval.terminal import printable
 
 STATES = ("running", "failed", "killed", "stopped", "done", "waiting")
 
@@ -77,7 +78,7 @@ def names(jobs: Sequence[Status], room: int) -> tuple[str, list[str]]:
     keys = dict.fromkeys(key for one in jobs for key in one.job.differs)
     if max(map(len, names), default=0) <= room or not keys:
         return "job", names
-    return " ".join(keys), [" ".join(str(one.job.differs.get(key, "-")) for key in keys) for one in jobs]
+    return " ".join(keys), [printable(" ".join(str(one.job.differs.get(key, "-")) for key in keys)) for one in jobs]
 
 
 def errors(jobs: Sequence[Status]) -> list[str]:
