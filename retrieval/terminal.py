@@ -17,7 +17,7 @@ def printable_lines(text: object) -> str:
 
 
 def take_any_text() -> None:
-    """Let stdout and stderr show as an escape what their encoding lacks, in place of failing; in child processes too."""
+    """Let stdout and stderr, of child processes too, show what their encoding lacks as an escape."""
     for stream in (sys.stdout, sys.stderr):
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
     os.environ["PYTHONIOENCODING"] = f"{sys.stdout.encoding or 'utf-8'}:backslashreplace"

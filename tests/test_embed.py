@@ -210,6 +210,24 @@ def test_photos_are_found_in_folders_lists_and_stdin_each_once(photos: Path, tmp
     assert reading.found([*named, photos]) == [second, first, *deep, *rest]
 
 
+@pytest.mark.parametrize("ends", [b"\n", b"\r\n"])
+def test_a_list_may_have_a_byte_order_mark_and_spaces_around_paths(ends: bytes, tmp_path: Path) -> None:
+    lines = [b"a.jpg", b"  b c.jpg\t", b"", b" \t", "ü.jpg".encode()]
+    (tmp_path / "list").write_bytes(b"\xef\xbb\xbf" + ends.join(lines))
+    assert reading.named([f"@{tmp_path / 'list'}"], io.BytesIO()) == ["a.jpg", "b c.jpg", "ü.jpg"]
+
+
+def test_a_list_names_a_file_by_the_spaces_that_it_has(tmp_path: Path) -> None:
+    (tmp_path / " a.jpg").touch()
+    line = f"{tmp_path}/ a.jpg"
+    (tmp_path / "b.jpg ").touch()
+    assert reading.named(["-"], io.BytesIO(f"{line}\n{tmp_path}/b.jpg \n{line} \n".encode())) == [
+        line,
+        f"{tmp_path}/b.jpg ",
+        line,
+    ]
+
+
 def test_paths_of_any_bytes_are_described(colours: Path, tmp_path: Path) -> None:
     odd = os.fsdecode(b"caf\xe9 \xff.jpg")
     Image.new("RGB", (8, 8), "red").save(tmp_path / odd)

@@ -270,6 +270,17 @@ def test_listed_photos_may_be_below_another_folder(photos: Path, tmp_path: Path)
     assert len(data.train.photos) == 10 and data.validation is not None
 
 
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_a_csv_may_have_a_byte_order_mark_and_spaces_around_fields(ends: str, tmp_path: Path) -> None:
+    lines = ["path , landmark", " a.jpg , arch ", "b.jpg,arch", "  ", "c.jpg ,  dome"]
+    (tmp_path / "photos.csv").write_bytes(b"\xef\xbb\xbf" + ends.join(lines).encode())
+    for name in ("a.jpg", "b.jpg", "c.jpg "):
+        (tmp_path / name).touch()
+    found = listed.read(tmp_path / "photos.csv")
+    assert [photo.path for photo in found.photos] == [f"{tmp_path}/{name}" for name in ("a.jpg", "b.jpg", "c.jpg ")]
+    assert found.labels == ["arch", "arch", "dome"]
+
+
 def test_unreadable_listed_photos_are_refused_or_skipped_and_counted(tmp_path: Path) -> None:
     jpegs(tmp_path, ["a.jpg", "b.jpg", "c.jpg", "d.jpg"])
     (tmp_path / "e.jpg").write_bytes(b"no photo")

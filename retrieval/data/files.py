@@ -160,7 +160,14 @@ def by_name(folder: Path) -> dict[str, str]:
 
 
 def named(folder: str | Path, name: str) -> str:
-    """Path of a photo that a list names, below a folder; `.jpg` where the list gives no suffix."""
+    """Path of a photo that a list names, below a folder; `.jpg` where the list gives no suffix.
+
+    Spaces around the name are no part of it, unless a file has that very name.
+    """
+    if name != name.strip():
+        if os.path.lexists(os.path.join(folder, name)) and ".." not in name.split("/"):
+            return os.path.join(folder, name)
+        name = name.strip()
     if not name or name.startswith("/") or ".." in name.split("/"):
         raise InputError(f"photos must lie below {folder}, a list names {name!r}")
     return os.path.join(folder, name if name.lower().endswith(SUFFIXES) else f"{name}.jpg")

@@ -1,5 +1,6 @@
 """Which photos are meant, how large each is described, and their pixels: decoded in threads, ahead of the network."""
 
+import codecs
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -39,7 +40,10 @@ class Decoded(NamedTuple):
 
 def named(arguments: Iterable[str], stdin: BinaryIO) -> list[str]:
     """Paths of a command line: `@FILE` stands for the lines of a file and `-` for those of stdin, one path a line as
-    seen from the working folder; empty lines are none. A file whose name begins so is written ./@FILE."""
+    seen from the working folder; empty lines are none. A file whose name begins so is written ./@FILE.
+
+    A byte-order mark and spaces around a path are no part of it, unless a file has that very name.
+    """
     paths: list[str] = []
     for argument in arguments:
         if argument == "-":
@@ -55,7 +59,8 @@ def named(arguments: Iterable[str], stdin: BinaryIO) -> list[str]:
 
 
 def lines(text: bytes) -> list[str]:
-    return [os.fsdecode(line.rstrip(b"\r")) for line in text.split(b"\n") if line.strip()]
+    found = (line.rstrip(b"\r") for line in text.removeprefix(codecs.BOM_UTF8).split(b"\n") if line.strip())
+    return [os.fsdecode(line if os.path.lexists(line) else line.strip()) for line in found]
 
 
 def found(paths: Iterable[str | Path]) -> list[str]:

@@ -13,7 +13,7 @@ from retrieval.report.pivot import Asked
 from retrieval.report.runs import collect
 from retrieval.report.wandb_run import send
 from retrieval.report.writing import Report, insert, markdown, report_of, write_charts, write_files
-from retrieval.terminal import printable, take_any_text
+from retrieval.terminal import printable, printable_lines, take_any_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.wandb:
             send(report, path, options.wandb, options.project, options.dirs[0])
     except (OSError, ValueError) as error:
-        print(printable(f"error: {error}"), file=sys.stderr)
+        print(printable_lines(f"error: {error}"), file=sys.stderr)
         return 2
     for sentence in report.warnings:
         print(printable(f"warning: {sentence}"), file=sys.stderr)
