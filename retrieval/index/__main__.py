@@ -95,7 +95,7 @@ def _remove(asked: argparse.Namespace) -> int:
     missing = index.missing() if asked.missing else []
     if removed := index.remove([*reading.named(asked.photos, sys.stdin.buffer), *missing]):
         index.save(asked.index)
-    print(f"{removed} photos removed from {asked.index}, {len(index.images)} are left")
+    print(printable(f"{removed} photos removed from {asked.index}, {len(index.images)} are left"))
     return 0
 
 
