@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from retrieval.errors import InputError
-from retrieval.terminal import printable
+from retrieval.terminal import printable, say
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -62,29 +62,35 @@ def _composed(verb: str) -> int:
 
 def train(cfg: "DictConfig") -> float | None:
     """Train one model, or say with `dry_run` what that would cost; returns what a search over settings maximizes."""
+    from retrieval import config, first_lines
+
+    config.begin(first_lines.of_training(cfg), cfg)
     from retrieval import launch, processes, results, training
 
     if cfg.dry_run:
         from retrieval.sweep import cost
 
-        print(cost.table([cfg], [{}], "train"))
+        say(cost.table([cfg], [{}], "train"))
         return None
     rows = launch.launched(training.fit, cfg)
     if processes.first():
-        print(results.printed(rows), printable(f"written to {cfg.output_dir}"), sep="\n")
+        say(f"{results.printed(rows)}\n{printable(f'written to {cfg.output_dir}')}")
     return results.objective(rows)
 
 
 def evaluate(cfg: "DictConfig") -> float | None:
     """Evaluate a run, or any backbone and pooling off the shelf; returns as `train` does."""
-    from retrieval import config, evaluation, results
+    from retrieval import config, first_lines
+
+    config.begin(first_lines.of_evaluation(cfg), cfg)
+    from retrieval import evaluation, results
 
     if cfg.dry_run:
         from retrieval.sweep import cost
 
-        print(cost.table([cfg], [{}], "eval"))
+        say(cost.table([cfg], [{}], "eval"))
         return None
     rows = evaluation.from_config(cfg, config.overridden())
     if rows:  # of several processes the first one judges
-        print(results.printed(rows), printable(f"written to {cfg.run or cfg.output_dir}"), sep="\n")
+        say(f"{results.printed(rows)}\n{printable(f'written to {cfg.run or cfg.output_dir}')}")
     return results.objective(rows)

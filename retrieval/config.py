@@ -10,17 +10,19 @@ import pkgutil
 import re
 import secrets
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from retrieval import endings, stages
 from retrieval.errors import InputError, near
 from retrieval.overrides import literal, quoted, refuse_misread
-from retrieval.terminal import printable_lines, take_any_text
+from retrieval.terminal import printable, printable_lines, say, take_any_text
 
 PACKAGE = Path(__file__).resolve().parent
 CONFIGS = PACKAGE / "configs"  # of a wheel; a checkout has them beside the package
@@ -199,30 +201,103 @@ def of_script(word: str, script: str) -> str:
 
 
 def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
-    """Decorates a script's task: composes `configs/NAME.yaml` with the command line, prints wrong input plainly."""
+    """Decorates a script's task: composes `configs/NAME.yaml` with the command line, prints wrong input plainly, and
+    leaves no new folder behind where that is refused."""
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
+        begun: list[bool] = []
+
         @functools.wraps(task)
         def job(cfg: DictConfig) -> Any:
-            refuse_unknown(cfg, name)
-            return task(cfg)
+            begun.append(True)
+            try:
+                refuse_unknown(cfg, name)
+                return task(cfg)
+            except (InputError, OmegaConfBaseException) as error:
+                if in_sweep():
+                    raise
+                end_refused(error)  # here, as Hydra would print all words of the command line before it
 
         def run() -> None:
+            if {"--help", "-h"} & set(sys.argv[1:]):
+                return explain_keys(name)
             import hydra
             from hydra.errors import HydraException
 
             os.environ["HYDRA_FULL_ERROR"] = "1"
+            warnings.showwarning = endings.show_warning
             take_any_text()
-            try:
-                refuse_misread(sys.argv[1:])
-                sys.argv[1:] = prepared(sys.argv[1:], name)
-                hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(job)()
-            except (InputError, HydraException, OmegaConfBaseException) as error:
-                sys.exit(f"error: {explain(error)}")
+            with endings.without_traceback(lambda: going_on(name)):
+                try:
+                    refuse_misread(sys.argv[1:])
+                    sys.argv[1:] = prepared(sys.argv[1:], name)
+                    hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(job)()
+                except (InputError, HydraException, OmegaConfBaseException) as error:
+                    end_refused(error)
+                except (OSError, ValueError) as error:
+                    if begun:
+                        raise
+                    sys.exit(f"error: {printable(refusal(error))}")  # of Hydra: before the script had its turn
 
         return run
 
     return decorate
+
+
+def explain_keys(name: str) -> None:
+    """Print the help of a script, by its YAML files alone: Hydra's takes long and leaves their comments out."""
+    from retrieval import explained
+
+    try:
+        say(explained.page(CONFIGS, name, sys.argv[1:]))
+    except InputError as error:
+        sys.exit(f"error: {printable(error)}")
+
+
+def begin(line: str, cfg: DictConfig) -> None:
+    """Say the first line of a script's call and, from now on, its stages; the jobs of a sweep leave that to it."""
+    if in_sweep():
+        return stages.end()
+    asks = bool(cfg.get("dry_run"))  # its table is all that goes to stdout
+    return stages.begin(f"dry run: {line}" if asks else line, sys.stderr if asks else sys.stdout)
+
+
+def in_sweep() -> bool:
+    """Whether this is a job of a sweep."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def end_refused(error: Exception) -> NoReturn:
+    """End by the error in words, and leave no new folder behind."""
+    endings.leave_nothing()
+    sys.exit(f"error: {explain(error)}")
+
+
+def refusal(error: OSError | ValueError) -> str:
+    """What Hydra has met before a script begins, in words: mostly a folder that it cannot make."""
+    if isinstance(error, OSError) and error.filename:
+        return endings.unwritable(str(error.filename), error)
+    return str(error)
+
+
+def going_on(name: str) -> str:
+    """How to go on with a call of a script that was interrupted."""
+    from hydra.core.hydra_config import HydraConfig
+
+    cfg: Any = HydraConfig.instance().cfg
+    if cfg is None:
+        return "nothing was begun"
+    if in_sweep():
+        return f"the same command with hydra.sweep.dir={cfg.hydra.sweep.dir} runs the jobs that are not done"
+    if name == "train":
+        return f"the same command with output_dir={cfg.hydra.run.dir} resume=auto goes on from the last checkpoint"
+    return {
+        "eval": "the same command goes on, from the descriptors that are kept",
+        "export": "the same command makes the files again",
+    }[name]
 
 
 def explain(error: Exception) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
-from retrieval import candidates, embedder, extraction, passes, processes, published, vocabulary, whitening
+from retrieval import candidates, embedder, extraction, passes, processes, published, stages, vocabulary, whitening
 from retrieval.benchmarks import Benchmark
 from retrieval.config import build, chosen, load_yaml
 from retrieval.data.images import Photo, limit_pixels
@@ -23,7 +23,7 @@ from retrieval.heads import Whitening
 from retrieval.looking import look
 from retrieval.method import Method
 from retrieval.results import Row, contents, keep, keep_whitening, rankings, row
-from retrieval.subjects import Subject, backbone_name, deciding, plain
+from retrieval.subjects import Subject, backbone_name, deciding, label, plain
 from retrieval.together import describe_together
 from retrieval.tops import Tops
 
@@ -66,6 +66,7 @@ def run_each(
     rows: list[Row] = []
     shared = passes.Pass(models, subjects, extract, kept, output_dir)
     for resolution in extract.resolutions:
+        stages.stage(f"describing {len(place)} photos at {resolution} px")
         start = time.perf_counter()
         each = shared.described(photos, resolution)
         seconds = round(time.perf_counter() - start, 2)
@@ -80,6 +81,7 @@ def run_each(
                 how["whitening_file"] = keep_whitening(output_dir, white, about, how)
                 vectors = vectors.mapped(white, white.out_features)
             for name, benchmark in benchmarks.items():
+                stages.stage(f"evaluating {label(about.pooling, about.options)} on {name} at {resolution} px")
                 queries, gallery = vectors.take(sides[name][0]), vectors.subset(sides[name][1])
                 per_query, tops = judged(benchmark, queries, gallery, method)
                 found = {"search_recall": method.search.recall(queries, gallery)}
@@ -161,6 +163,7 @@ class Asked:
             network = published.load(cfg.network, cfg.cache)
             found, own = [candidates.of_published(network, cfg)], network.whitenings
         else:
+            stages.stage(f"loading {cfg.run or backbone_name(cfg)}")
             run = Path(cfg.run or "")
             found = candidates.of_run(run, poolings, side) if cfg.run else candidates.off_the_shelf(cfg, side)
         models = [candidate.model for candidate in found]
@@ -208,7 +211,11 @@ def from_config(cfg: DictConfig, overridden: set[str]) -> list[Row]:
 def benchmarks_of(cfg: DictConfig) -> dict[str, Benchmark]:
     """The benchmarks of a config by name; `benchmark.download=true` lets each fetch what it may."""
     fetched = {"download": True} if cfg.benchmark.download else {}
-    return {name: build(one, **fetched) for name, one in chosen(cfg.benchmark).items()}
+    benchmarks = {}
+    for name, one in chosen(cfg.benchmark).items():
+        stages.stage(f"reading the benchmark {name}")
+        benchmarks[name] = build(one, **fetched)
+    return benchmarks
 
 
 def method_of(cfg: DictConfig, own: Mapping[str, Whitening], extract: Extract) -> Method:

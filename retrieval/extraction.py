@@ -13,9 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
-from retrieval import processes
+from retrieval import processes, stages
 from retrieval.backbones import TimmBackbone, real_part
 from retrieval.data import images, tensors
 from retrieval.data.images import Photo, Size, by_shape, by_size
@@ -192,7 +191,7 @@ def describe_each(
         check(embedder, [resolution], extract.scales, extract.aspect)
     batches = plan(embedders[0], photos, resolution, extract)
     each = [np.empty((len(photos), embedder.dim), dtype=np.float32) for embedder in embedders]
-    with tqdm(total=len(photos), desc=f"describing at {resolution}", disable=None if progress else True) as bar:
+    with stages.bar(total=len(photos), desc=f"describing at {resolution}", disable=None if progress else True) as bar:
         for indices, of_batch in vectors(embedders, photos, batches, resolution, extract):
             for rows, of_embedder in zip(each, of_batch, strict=True):
                 rows[indices] = of_embedder

@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -19,10 +20,11 @@ from omegaconf import DictConfig, OmegaConf
 from torch import distributed as dist
 from torch.multiprocessing.spawn import ProcessException, ProcessExitedException, start_processes
 
-from retrieval import processes
+from retrieval import endings, processes, stages
 from retrieval.config import explain, from_plain
 from retrieval.errors import InputError
 from retrieval.stopping import SIGNALS, Stopped, handled, requeue, slurm_job, stoppable
+from retrieval.terminal import UNREAD
 
 T = TypeVar("T")
 Task = Callable[[DictConfig], T]
@@ -134,11 +136,13 @@ def _started(task: Task[T], cfg: DictConfig, devices: int | list[int]) -> T:
     if isinstance(devices, list):
         gpus = {"CUDA_VISIBLE_DEVICES": visible(devices)}
         devices = plain["trainer"]["devices"] = len(devices)
+    told = stages.telling()
+    stages.end()  # the first of the processes goes on with that
     # at a port that the system chooses
     meeting = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # pyright: ignore[reportPrivateImportUsage]
     environment = _like_torchrun(devices, meeting.port) | gpus
     with tempfile.TemporaryDirectory() as folder:
-        arguments = environment, pickle.dumps((task, plain)), Path(folder)
+        arguments = environment, pickle.dumps((task, plain, told)), Path(folder)
         _waited_for(arguments, devices)
         return pickle.loads((Path(folder) / "0").read_bytes())
 
@@ -183,7 +187,10 @@ def _waited_for(arguments: tuple[dict[str, str], bytes, Path], size: int) -> Non
         except ProcessException as error:
             for refused in arguments[2].glob(f"{REFUSED}*"):
                 raise InputError(refused.read_text()) from None
-            ended = isinstance(error, ProcessExitedException) and error.exit_code == Stopped().code
+            status = error.exit_code if isinstance(error, ProcessExitedException) else 0
+            if status == UNREAD:
+                raise SystemExit(UNREAD) from None
+            ended = status == Stopped().code
             if signal.SIGINT not in told and (told or ended):
                 raise Stopped from None
             if not told:
@@ -197,7 +204,10 @@ def _one(local_rank: int, environment: Mapping[str, str], packed: bytes, folder:
     os.environ.update(environment, RANK=str(local_rank), LOCAL_RANK=str(local_rank))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(max(1, torch.get_num_threads() // processes.local_size()))
-    task, plain = pickle.loads(packed)  # now, as what it imports reads the environment
+    task, plain, told = pickle.loads(packed)  # now, as what it imports reads the environment
+    warnings.showwarning = endings.show_warning
+    if told:
+        stages.begin(None)
     cfg = from_plain(plain, struct=True)
     try:
         result = working(task, cfg)

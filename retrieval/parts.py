@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from retrieval import embedder as embedders
-from retrieval import evaluation, extraction, frozen, launch, losses, processes, sharding, vocabulary
+from retrieval import evaluation, extraction, frozen, launch, losses, processes, sharding, stages, vocabulary
 from retrieval.benchmarks import Benchmark
 from retrieval.benchmarks.folder import SameLandmark
-from retrieval.callbacks import Clock, Guard, HeldOut, Preemption, progress
+from retrieval.callbacks import Bar, Clock, FirstAndLast, Guard, HeldOut, Preemption, Stages, progress
 from retrieval.callbacks.checkpoints import Latest, WholeFiles
 from retrieval.callbacks.mining import Mining
 from retrieval.config import build
@@ -104,10 +104,13 @@ class Parts:
         """Everything that can be refused before a photo is described is refused here."""
         extract: Extract = build(cfg.extract)
         pl.seed_everything(int(cfg.seed), workers=True, verbose=False)
+        stages.stage(f"loading {cfg.backbone.name}")
         embedder = embedders.from_config(cfg, cfg.data.get("resolution"))
         extraction.check(embedder, extract.resolutions, extract.scales, extract.aspect)
         backbone = embedder.backbone
+        stages.stage("reading the photos to train on")
         data: LandmarkData = build(cfg.data, sampler=plain(cfg.sampler), seed=int(cfg.seed), multiple=backbone.multiple)
+        stages.stage(f"there are {data.summary}")
         refuse_sizes(data.augment, data.resolutions, backbone)
         refuse_crops(embedder, data)
         refuse_stream(embedder, data, cfg)
@@ -223,7 +226,11 @@ def trainer_of(
         raise InputError(
             "early stopping looks at held-out landmarks: give data.validation, for example data.validation=3"
         )
-    callbacks = [clock, Guard(), *callbacks, Latest(folder, cfg.checkpoint_steps), Preemption()]
+    first = [clock, FirstAndLast(), Stages(), Guard()]
+    callbacks = [*first, *callbacks, Latest(folder, cfg.checkpoint_steps), Preemption()]
+    bar = bool(cfg.trainer.get("enable_progress_bar")) and sys.stdout.isatty()
+    if bar and not any(isinstance(callback, ProgressBar) for callback in callbacks):
+        callbacks.append(Bar())
     parts = {"logger": writers, "callbacks": callbacks, "plugins": [WholeFiles()], "default_root_dir": output_dir}
     try:
         return build(cfg.trainer, **parts, **launch.layout(cfg.trainer))

@@ -1,7 +1,6 @@
 """Several processes that train or judge one model: which one this is, and what they hold together."""
 
 import multiprocessing
-import os
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -10,39 +9,31 @@ from torch import Tensor
 from torch import distributed as dist
 
 from retrieval.errors import InputError
+from retrieval.ranks import in_shell as in_shell
+from retrieval.ranks import told
+from retrieval.ranks import under_srun as under_srun
 
 T = TypeVar("T")
-SHELLS = ("bash", "interactive")  # names of SLURM jobs that a person works in; Lightning knows them by these too
 
 
 def rank() -> int:
     """Number of this process, from 0."""
-    return dist.get_rank() if joined() else _told("RANK", "SLURM_PROCID", 0)
+    return dist.get_rank() if joined() else told("RANK", "SLURM_PROCID", 0)
 
 
 def world_size() -> int:
     """How many processes there are."""
-    return dist.get_world_size() if joined() else _told("WORLD_SIZE", "SLURM_NTASKS", 1)
+    return dist.get_world_size() if joined() else told("WORLD_SIZE", "SLURM_NTASKS", 1)
 
 
 def local_rank() -> int:
     """Number of this process among those of this machine, from 0: its GPU."""
-    return _told("LOCAL_RANK", "SLURM_LOCALID", 0)
+    return told("LOCAL_RANK", "SLURM_LOCALID", 0)
 
 
 def local_size() -> int:
     """How many processes there are on this machine, and on each other one."""
-    return _told("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE", 1)
-
-
-def under_srun() -> bool:
-    """Whether srun started this process; the shell of a SLURM job has its variables too."""
-    return "SLURM_NTASKS" in os.environ and "RANK" not in os.environ and not in_shell()
-
-
-def in_shell() -> bool:
-    """Whether the SLURM job is a shell that a person works in."""
-    return os.environ.get("SLURM_JOB_NAME") in SHELLS
+    return told("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE", 1)
 
 
 def first() -> bool:
@@ -125,7 +116,3 @@ def start_usual_children() -> None:
     usual = multiprocessing.get_all_start_methods()
     if multiprocessing.get_start_method() not in usual:
         multiprocessing.set_start_method(usual[0], force=True)
-
-
-def _told(torchrun: str, srun: str, otherwise: int) -> int:
-    return int(os.environ.get(torchrun) or (under_srun() and os.environ.get(srun)) or otherwise)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from retrieval import processes
+from retrieval.terminal import say
 
 Handler = Callable[[int, Any], None]
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # SLURM's; what sbatch --signal sends; submitit's
@@ -39,7 +40,7 @@ def stoppable() -> Iterator[None]:
             yield
     except Stopped as stopped:
         if processes.first():
-            print(stopped.said, file=sys.stderr)
+            say(stopped.said, sys.stderr)
         raise
 
 
@@ -57,7 +58,7 @@ def handled(handler: Handler, signals: Sequence[signal.Signals] = SIGNALS) -> It
 def unheeding(worker: int) -> None:
     """`worker_init_fn` of a loader: where a signal reaches every process of a job, its workers leave it to the one that
     they work for, which may need another batch."""
-    for each in SIGNALS:
+    for each in (*SIGNALS, signal.SIGINT):
         signal.signal(each, signal.SIG_IGN)
 
 

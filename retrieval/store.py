@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from torch import nn
 from tqdm import tqdm
 
-from retrieval import extraction
+from retrieval import extraction, stages
 from retrieval.atomic import replace
 from retrieval.data.images import Photo
 from retrieval.descriptors import Descriptors
@@ -162,7 +162,7 @@ def complete(
     """Fill the stores, whatever they keep of each batch; the batches of each shard."""
     shards = [store.shards(plan) for store in stores][-1]
     there = sum(len(batch) for i, batches in enumerate(shards) if not _lacking(stores, i) for batch in batches)
-    with tqdm(total=stores[0].count, initial=there, desc=title, disable=None if title else True) as bar:
+    with stages.bar(total=stores[0].count, initial=there, desc=title, disable=None if title else True) as bar:
         while lacking := [i for i in range(len(shards)) if _lacking(stores, i)]:
             if not _described(stores, shards, lacking, describe, bar):
                 time.sleep(0.2)

@@ -1,8 +1,11 @@
 """Lines for people: at once, also into a pipe, and harmless whatever a file's name holds."""
 
 import os
+import signal
 import sys
 from typing import TextIO
+
+UNREAD = 128 + signal.SIGPIPE  # status of a command whose output nobody reads any more
 
 
 def printable(text: object) -> str:
@@ -24,7 +27,21 @@ def take_any_text() -> None:
 
 
 def say(line: str, stream: TextIO | None = None) -> None:
-    """Print a line at once, on stdout unless another stream is given; what its encoding lacks stands as an escape."""
+    """Print a line at once, on stdout unless another stream is given; what its encoding lacks stands as an escape.
+
+    Where nobody reads the stream any more, as behind `| head -1`, the command ends by SystemExit(UNREAD).
+    """
     out: TextIO = sys.stdout if stream is None else stream
     encoding = out.encoding or "utf-8"
-    print(line.encode(encoding, "backslashreplace").decode(encoding), file=out, flush=True)
+    try:
+        print(line.encode(encoding, "backslashreplace").decode(encoding), file=out, flush=True)
+    except BrokenPipeError:
+        give_up(out)
+        raise SystemExit(UNREAD) from None
+
+
+def give_up(stream: TextIO) -> None:
+    """Let what is still to be written to a stream that nobody reads go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 
 from retrieval import embedder as embedders
-from retrieval import frozen, processes, resume, sharding, vocabulary, whitening
+from retrieval import frozen, processes, resume, sharding, stages, vocabulary, whitening
 from retrieval.callbacks import loggers
 from retrieval.callbacks.checkpoints import continue_curves, newest, written
 from retrieval.data.images import limit_pixels
@@ -52,6 +52,7 @@ def fit(cfg: DictConfig) -> list[Row]:
         cfg.selected_by, validation = select(parts)
         cfg.trained = {**parts.clock.took(parts.trainer.global_step), "validation": validation}
         if processes.first():
+            stages.stage(f"writing the model to {output_dir}")
             embedders.save(parts.module.embedder, cfg, output_dir)
         parts.judge(cfg, False, output_dir / "descriptors" if processes.world_size() > 1 else None)
     processes.wait()
@@ -68,6 +69,7 @@ def begin(cfg: DictConfig, parts: Parts) -> DictConfig:
     """Give the model what it finds in training photos before it is trained, and the folder its config; the config."""
     embedder, data, output_dir = parts.module.embedder, parts.data, Path(cfg.output_dir)
     if not vocabulary.fitted(embedder):
+        stages.stage("fitting the pooling or the head to the photos to train on")
         vocabulary.fit(embedder, data.train.photos, data.resolution, int(cfg.seed), parts.extract)
         whitening.initialise(embedder, data.train.photos, *data.whitening_pairs(), data.resolution, parts.extract)
     cfg = embedders.completed(cfg, embedder)
@@ -101,7 +103,12 @@ def train(parts: Parts, checkpoint: Path | None, seed: int, output_dir: Path) ->
         continue_curves(parts.trainer.loggers, output_dir, checkpoint)
     kept = parts.data.features = features_of(parts)
     pl.seed_everything(seed + processes.rank(), workers=True, verbose=False)  # whatever was drawn before
-    parts.trainer.fit(parts.module, parts.data, ckpt_path=checkpoint, weights_only=True)
+    try:
+        parts.trainer.fit(parts.module, parts.data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning makes an exit with status 1 of it
+            raise KeyboardInterrupt from None
+        raise
     for features in kept.values():
         parts.module.embedder.backbone.frozen.count(features.maps, parts.module.trained_on / len(kept))
 

@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn.functional import normalize
-from tqdm import tqdm
 
-from retrieval import extraction, search
+from retrieval import extraction, search, stages
 from retrieval.data.images import Photo
 from retrieval.embedder import Embedder
 from retrieval.errors import InputError
@@ -50,7 +49,7 @@ def local_features(
     rng, drawn = np.random.default_rng(seed), []
     training, home = embedder.training, next(embedder.parameters()).device
     embedder.eval().to(where)
-    for indices, batch in zip(batches, tqdm(loader, "local features", disable=None), strict=True):
+    for indices, batch in zip(batches, stages.bar(iterable=loader, desc="local features"), strict=True):
         features = embedder.backbone(*extraction.on_device(batch, embedder.backbone, where))
         maps = normalize(features.patches.float(), dim=1).flatten(2).mT.cpu().numpy()
         extraction.finite(maps.reshape(len(indices), -1), [photos[i] for i in indices], "the backbone")

@@ -32,12 +32,13 @@ LAYERS = [
         "vocabulary",
         "whitening",
     },
-    {"embedder", "data", "losses", "subjects", "plan"} | {"report", "portable"},
+    {"embedder", "data", "losses", "subjects", "plan", "first_lines"} | {"report", "portable"},
     {"backbones", "timm_models", "poolings", "heads"},
     {"features", "config", "overrides", "metrics", "statistics", "descriptors", "processes", "launch", "stopping"}
-    | {"hub", "strangers", "faiss_index", "flat_index"},
+    | {"hub", "strangers", "faiss_index", "flat_index", "explained"},
+    {"stages", "endings"},
     {"spec", "atomic"},
-    {"errors", "extras", "terminal"},
+    {"errors", "extras", "terminal", "ranks"},
 ]
 ROOMS = {
     "hydra": {"config", "overrides"},

@@ -30,7 +30,21 @@ class Planning(Callback):
     def __init__(self) -> None:
         self.asked: set[str] = set()
 
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        from retrieval import endings
+
+        HydraConfig.instance().set_config(deepcopy(config))  # which the name of the folder may read
+        endings.expect(Path(config.hydra.run.dir))
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        from retrieval import first_lines, ranks
+        from retrieval.terminal import printable, say
+
+        HydraConfig.instance().set_config(deepcopy(config))
+        if ranks.first():
+            words: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+            said = first_lines.of_sweep(str(config.hydra.job.config_name), words, str(config.hydra.sweep.dir))
+            say(printable(said), sys.stderr if config.get("dry_run") else sys.stdout)
         with read_write(config), open_dict(config):
             name = f"{PlannedLauncher.__module__}.{PlannedLauncher.__name__}"
             config.hydra.launcher = {"_target_": name, "_recursive_": False, "chosen": deepcopy(config.hydra.launcher)}
@@ -38,15 +52,16 @@ class Planning(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         from retrieval import processes
         from retrieval.sweep import jobs, sharing
+        from retrieval.terminal import say
 
         if config.get("dry_run") or not processes.first():
             return
         said, failed = jobs.summary(Path(config.hydra.sweep.dir), self.asked)
         if saved := sharing.saved(Path(config.hydra.sweep.dir)):
-            print(saved)
+            say(saved)
         if failed:  # Hydra turns any other exception of a callback into a warning
             sys.exit(f"error: {said}\ncall the same sweep again to run what is missing")
-        print(said)
+        say(said)
 
 
 class PlannedLauncher(Launcher):
@@ -72,13 +87,14 @@ class PlannedLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from retrieval import plan
         from retrieval.sweep import jobs, overview
+        from retrieval.terminal import say
 
         wanted = [self._wanted(list(overrides)) for overrides in job_overrides]
         if self.config.get("dry_run"):
             logging.getLogger().setLevel(logging.WARNING)  # Hydra's own level for launchers shows what libraries say
             from retrieval.sweep import cost
 
-            print(cost.table(*plan.unwritten(wanted), self.script))
+            say(cost.table(*plan.unwritten(wanted), self.script))
             return [_returned(list(overrides), None) for overrides in job_overrides]
         agreed = jobs.agreed(self.config, self.sweep_dir, self.script, wanted)
         for planning in self.context.callbacks.callbacks:

@@ -9,5 +9,6 @@ from retrieval.callbacks.judging import HeldOut as HeldOut
 from retrieval.callbacks.loggers import WandbLogger as WandbLogger
 from retrieval.callbacks.preemption import Preemption as Preemption
 from retrieval.callbacks.progress import Progress as Progress
+from retrieval.callbacks.stages import Stages as Stages
 from retrieval.callbacks.stopwatch import Stopwatch as Stopwatch
 from retrieval.callbacks.waiting import Waiting as Waiting

@@ -3,9 +3,8 @@
 from typing import Any
 
 import lightning.pytorch as pl
-from tqdm import tqdm
 
-from retrieval import processes, sharding
+from retrieval import processes, sharding, stages
 from retrieval.data.module import LandmarkData
 from retrieval.extraction import Extract
 from retrieval.mining import mine
@@ -28,13 +27,14 @@ class Mining(pl.Callback):
     def mine(self, epoch: int) -> None:
         photos, sampler = self.data.train.photos, self.data.sampler
         embedder = sharding.whole(self.module.embedder)
+        stages.stage(f"mining the tuples of epoch {epoch}")
         mined = mine(embedder, photos, sampler, epoch, self.data.resolution, self.extract, self.before)
         sampler.mined_for = epoch, mined.tuples
         for logger in self.trainer.loggers:
             logger.log_metrics(mined.statistics, self.trainer.global_step)
         if processes.first():
             said = ", ".join(f"{name.removeprefix('mining/')} {value:.3g}" for name, value in mined.statistics.items())
-            tqdm.write(f"epoch {epoch} mined: {said}")
+            stages.stage(f"epoch {epoch} mined: {said}")
 
     def state_dict(self) -> dict[str, Any]:
         return {"before": self.before}

@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 
 from retrieval import processes
 from retrieval.callbacks.loggers import due
+from retrieval.terminal import say
 
 MUCH = 0.1  # of the time, from which on the line at the end says what to do
 
@@ -53,7 +54,7 @@ class Waiting(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if processes.first() and self.total:
-            print(self.summary(trainer.train_dataloader.num_workers))  # pyright: ignore
+            say(self.summary(trainer.train_dataloader.num_workers))  # pyright: ignore
 
     def summary(self, workers: int) -> str:
         """How long was waited, in words, and what helps where it was long."""

@@ -4,13 +4,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from retrieval import endings, first_lines, stages
 from retrieval.embed import reading
 from retrieval.embed.describing import BATCH, NothingReadable
 from retrieval.embed.filling import fill
 from retrieval.embed.folder import UNREADABLE
 from retrieval.embed.models import load
 from retrieval.errors import InputError
-from retrieval.terminal import printable, take_any_text
+from retrieval.terminal import printable, say, take_any_text
 
 NAMED = 20  # photos that cannot be described, on the terminal; the file names all
 
@@ -40,9 +41,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, also where some photos cannot be described; 1 where none can; 2 for what cannot be asked."""
     take_any_text()
     asked = parser().parse_args(arguments)
+    with endings.without_traceback(lambda: "the same command goes on with the photos that are not described yet"):
+        return _embed(asked)
+
+
+def _embed(asked: argparse.Namespace) -> int:
     try:
+        endings.refuse_unwritable(asked.output, "-o")
+        said = first_lines.of_photos(asked.images)
+        stages.begin(f"embed {said} with {asked.model}; write {asked.output}")
         images = reading.found(reading.named(asked.images, sys.stdin.buffer))
+        stages.stage(f"loading {asked.model}")
         model = load(asked.model, asked.scales, asked.device)
+        stages.stage(f"describing {len(images)} photos")
         done = fill(asked.output, model, images, asked.resolution, asked.batch_size, asked.workers)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -51,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(printable(f"not described: {one['path']}: {one['reason']}"), file=sys.stderr)
     if (more := len(done.unreadable) - NAMED) > 0:
         print(printable(f"and {more} more: see {asked.output}/{UNREADABLE}"), file=sys.stderr)
-    print(printable(f"{len(done.images)} photos described in {asked.output}, {len(done.unreadable)} could not be"))
+    say(printable(f"{len(done.images)} photos described in {asked.output}, {len(done.unreadable)} could not be"))
     return 0
 
 

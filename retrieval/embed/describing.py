@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
+from retrieval import stages
 from retrieval.data.contents import Content
 from retrieval.data.images import Size, by_shape
 from retrieval.embed import reading
@@ -51,7 +51,7 @@ def describe(
     paths = reading.found([images] if isinstance(images, str | Path) else images)
     sizes, faults = reading.sizes_of(paths, resolution, model.multiple, model.size, progress)
     rows, contents = np.empty((len(paths), model.dim), dtype=np.float32), {}
-    with tqdm(total=len(paths), initial=len(faults), desc="describing", disable=hidden(progress)) as bar:
+    with stages.bar(total=len(paths), initial=len(faults), desc="describing", disable=hidden(progress)) as bar:
         for part in described(model, paths, sizes, batched(sizes, batch_size), workers):
             rows[part.indices] = part.rows
             faults |= part.faults

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
+from retrieval import stages
 from retrieval.data import contents
 from retrieval.data.contents import Content
 from retrieval.embed import reading
@@ -193,7 +193,7 @@ def describe_rest(
     batches = (batch for shard in planned for batch in shard)
     parts = described(model, paths, dict(zip(left, sizes, strict=True)), batches, workers)
     done = len(paths) - len(left) + len(faults)
-    with tqdm(total=len(paths), initial=done, desc="describing", disable=hidden(progress)) as bar:
+    with stages.bar(total=len(paths), initial=done, desc="describing", disable=hidden(progress)) as bar:
         for shard in planned:
             held = []
             for batch in shard:

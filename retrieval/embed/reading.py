@@ -10,8 +10,8 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from retrieval import stages
 from retrieval.data import contents, files, images
 from retrieval.data.contents import Content
 from retrieval.data.images import Photo, Size
@@ -93,7 +93,8 @@ def sizes_of(
             return why(error)
 
     with ThreadPoolExecutor() as pool:
-        known = list(tqdm(pool.map(size_of, paths), "headers", len(paths), leave=False, disable=hidden(progress)))
+        about = {"desc": "headers", "total": len(paths), "leave": False, "disable": hidden(progress)}
+        known = list(stages.bar(iterable=pool.map(size_of, paths), **about))
     faults = {i: one for i, one in enumerate(known) if isinstance(one, str)}
     return [None if isinstance(one, str) else one for one in known], faults
 

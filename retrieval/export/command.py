@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from retrieval import stages
 from retrieval.atomic import replace
+from retrieval.endings import refuse_unwritable
 from retrieval.errors import InputError
 from retrieval.export import card, measured
 from retrieval.export.asked import Asked
@@ -29,11 +31,17 @@ def export(cfg: DictConfig) -> tuple[Path, list[Row]]:
     Raises InputError before anything is written where it cannot be done, and FailedCheck in the end where files do not
     give what the model gives: these are not there then, and the others are.
     """
+    if folder := cfg.output_dir or (Path(cfg.run) / "export" if cfg.run and Path(cfg.run).is_dir() else None):
+        refuse_unwritable(folder)
+    stages.stage(f"loading {cfg.run}")
     asked = Asked.of(cfg)
     earlier = made_before(asked)
     asked.folder.mkdir(parents=True, exist_ok=True)
+    stages.stage(f"making and checking {', '.join(f'{form} in {dtype}' for form, dtype in asked.files)}")
     making = Making(asked)
     made, failed = making.all()
+    if asked.benchmarks:
+        stages.stage(f"evaluating the model on {', '.join(asked.benchmarks)}")
     own = judged(making.model, making.spec, asked, "the model")
     rows = [row(one, own, asked) for one in made]
     rows += [one for one in earlier if one["file"] not in {new["file"] for new in rows}]
@@ -47,6 +55,7 @@ def export(cfg: DictConfig) -> tuple[Path, list[Row]]:
 
 def row(made: Made, own: Sequence[Row], asked: Asked) -> Row:
     """What is known of a file; own: what the model itself gives on the benchmarks."""
+    stages.stage(f"measuring {made.file}")
     describe, spec = made.describe, made.spec
     slow = made.format == "torch_export" and made.dtype != "float32"  # minutes a hundred photos, on a CPU
     found = judged(describe, spec, asked, made.file) if describe and not slow else []

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from retrieval import stages
 from retrieval.benchmarks import Benchmark
 from retrieval.data import images
 from retrieval.data.images import Photo
@@ -45,7 +45,7 @@ def rows(describe: Describe, spec: Spec, photos: Sequence[Photo], title: str) ->
     sizes = sizes_of(spec, photos)
     batches = images.by_shape(sizes, spec.batch or BATCH)
     each = np.empty((len(photos), spec.dim), dtype=np.float32)
-    with ThreadPoolExecutor() as pool, tqdm(total=len(photos), desc=title, disable=None) as bar:
+    with ThreadPoolExecutor() as pool, stages.bar(total=len(photos), desc=title) as bar:
         for batch in batches:
             pixels = list(pool.map(lambda i: decoded(photos[i], sizes[i]), batch))
             each[batch] = describe(np.stack(pixels))

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from retrieval import endings, first_lines, stages
 from retrieval.embed import reading
 from retrieval.embed.describing import NothingReadable
 from retrieval.errors import InputError
@@ -62,6 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0; 1 where a query, or every photo, cannot be read; 2 for what cannot be asked."""
     take_any_text()
     asked = parser().parse_args(arguments)
+    with endings.without_traceback(lambda: "nothing was written; call the same command again"):
+        return _run(asked)
+
+
+def _run(asked: argparse.Namespace) -> int:
     try:
         return asked.does(asked)
     except (InputError, OSError) as error:
@@ -71,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _build(asked: argparse.Namespace) -> int:
     files.refuse_taken(asked.output)
+    endings.refuse_unwritable(asked.output, "-o")
+    stages.begin(f"index {first_lines.of_photos(asked.sources)}; write {asked.output}")
     sources = reading.named(asked.sources, sys.stdin.buffer)
     index = Index.build(asked.model, sources, asked.factory, asked.resolution, progress=True)
     index.save(asked.output)
@@ -79,6 +87,7 @@ def _build(asked: argparse.Namespace) -> int:
 
 
 def _add(asked: argparse.Namespace) -> int:
+    stages.begin(f"add {first_lines.of_photos(asked.sources)} to {asked.index}")
     index = Index.open(asked.index, asked.model)
     before = index.images, index.contents
     added = index.add(reading.named(asked.sources, sys.stdin.buffer), progress=True)
@@ -122,6 +131,8 @@ def _name_unreadable(unreadable: Sequence[Mapping[str, str]]) -> None:
 
 
 def _search(asked: argparse.Namespace) -> int:
+    said = f"the {asked.k} photos nearest to each of {first_lines.of_photos(asked.photos)}"
+    stages.begin(f"search {asked.index} for {said}", sys.stderr)
     index = Index.open(asked.index, asked.model)
     described = index.describe(reading.named(asked.photos, sys.stdin.buffer), progress=True)
     nearest = index.nearest_others(described, asked.k) if asked.exclude_self else index.nearest(described.rows, asked.k)

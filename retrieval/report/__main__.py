@@ -8,19 +8,34 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from retrieval.report.pivot import Asked
-from retrieval.report.runs import collect
-from retrieval.report.wandb_run import send
-from retrieval.report.writing import Report, insert, markdown, report_of, write_charts, write_files
-from retrieval.terminal import printable, printable_lines, take_any_text
+from retrieval import endings, stages
+from retrieval.terminal import printable, printable_lines, say, take_any_text
+
+if TYPE_CHECKING:
+    from retrieval.report.writing import Report
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0, or 2 where what was asked for cannot be done, the reason on standard error."""
     take_any_text()
     options = _parser().parse_args(argv)
+    with endings.without_traceback(lambda: "call the same command again; the runs are as they were"):
+        return _report(options)
+
+
+def _report(options: argparse.Namespace) -> int:
+    folder = options.output or options.dirs[0]
     try:
+        if options.output or folder.is_dir():  # else it is refused as a folder without runs
+            endings.refuse_unwritable(folder, "--output")
+        stages.begin(f"report on the runs of {', '.join(map(str, options.dirs))}; write {folder}")
+        from retrieval.report.pivot import Asked
+        from retrieval.report.runs import collect
+        from retrieval.report.wandb_run import send
+        from retrieval.report.writing import insert, markdown, report_of, write_charts, write_files
+
         asked = Asked(options.rows, options.columns, options.values)
         pivoted = asked if any(asked) else None
         report = report_of(
@@ -30,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             insert(options.insert, options.marker, markdown(_with_titles(report, options.only)))
         if options.charts:
             write_charts(report.found, options.charts)
-        path = write_files(report, options.output or options.dirs[0])
+        path = write_files(report, folder)
         if options.wandb:
             send(report, path, options.wandb, options.project, options.dirs[0])
     except (OSError, ValueError) as error:
@@ -38,11 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     for sentence in report.warnings:
         print(printable(f"warning: {sentence}"), file=sys.stderr)
-    print(printable(path))
+    say(printable(path))
     return 0
 
 
-def _with_titles(report: Report, texts: Sequence[str] | None) -> Report:
+def _with_titles(report: "Report", texts: Sequence[str] | None) -> "Report":
     """The report with those tables alone whose title holds one of the texts, without notes on columns that the others
     have; ValueError where a text is in none."""
     for text in texts or ():

@@ -3,11 +3,10 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
+from retrieval import endings
 from retrieval.errors import InputError
-from retrieval.sweep.overview import show
 from retrieval.terminal import take_any_text
 
 
@@ -17,9 +16,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m retrieval.sweep", description="How a sweep stands.")
     parser.add_argument("dir", type=Path, metavar="DIR", help="the folder of a sweep: it holds sweep.json")
     options = parser.parse_args(argv)
+    with endings.without_traceback(lambda: "the sweep goes on; the same command shows how it stands"):
+        return _show(options.dir)
+
+
+def _show(folder: Path) -> int:
+    from retrieval.sweep.overview import show
+
     try:
-        with suppress(KeyboardInterrupt):
-            show(options.dir)
+        show(folder)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

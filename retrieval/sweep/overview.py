@@ -14,8 +14,21 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from retrieval import stages
 from retrieval.sweep.status import Status, over, statuses
-from retrieval.sweep.wording import changed, clock, counted, errors, headline, legend, measure, names, score, sources
+from retrieval.sweep.wording import (
+    changed,
+    clock,
+    counted,
+    errors,
+    headline,
+    legend,
+    measure,
+    names,
+    score,
+    sources,
+    standing,
+)
 
 EVERY = 1.0  # seconds between two looks
 BAR, GAP = 8, 2  # characters
@@ -94,14 +107,21 @@ def _live(sweep_dir: Path, console: Console) -> Iterator[Look]:
 
 
 def _told(sweep_dir: Path, console: Console) -> Look:
-    """What prints the news since the last look; at the first one, how the sweep stands."""
+    """What prints the news since the last look; how the sweep stands at the first one, and where there was no news for
+    long."""
     before: dict[str, str] = {}
+    said = time.monotonic()
 
     def look() -> None:
+        nonlocal said
         with suppress(Exception):  # as above
             jobs = statuses(sweep_dir)
-            for line in changed(before, jobs) if before else [headline(jobs)]:
+            lines = changed(before, jobs) if before else [headline(jobs)]
+            if not lines and time.monotonic() - said >= stages.EVERY:
+                lines = [standing(jobs)]
+            for line in lines:
                 console.print(line, soft_wrap=True, markup=False, highlight=False)
+                said = time.monotonic()
             before.update({one.job.folder: one.job.state for one in jobs})
 
     return look

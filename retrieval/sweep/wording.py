@@ -17,6 +17,12 @@ def headline(jobs: Sequence[Status]) -> str:
     return ", ".join(filter(None, said)) + remaining(jobs)
 
 
+def standing(jobs: Sequence[Status]) -> str:
+    """The headline, and at which step the jobs that run are."""
+    steps = [f"{one.job.name} at step {one.step} of {one.steps}" for one in jobs if one.phase and one.steps]
+    return "; ".join([headline(jobs), *steps])
+
+
 def counted(jobs: Sequence[Status]) -> str:
     """`2 running, 3 waiting`."""
     of = Counter(one.job.state for one in jobs)
