@@ -1,6 +1,7 @@
 """What a config describes of a training: the LightningModule, the photos, the Trainer; and what is refused."""
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
+from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -202,9 +204,11 @@ def refuse_stream(embedder: Embedder, data: LandmarkData, cfg: DictConfig) -> No
 def trainer_of(
     cfg: DictConfig, data: LandmarkData, extract: Extract, benchmarks: Mapping[str, Benchmark], clock: Clock
 ) -> pl.Trainer:
-    """The Lightning Trainer with the loggers and callbacks of the config."""
+    """The Lightning Trainer with the loggers and callbacks of the config; metrics.csv is written in any case."""
     output_dir = Path(cfg.output_dir)
     writers = [build(one) for one in (cfg.get("logger") or {}).values()]
+    if not any(isinstance(one, CSVLogger) for one in writers):
+        writers.append(CSVLogger(output_dir, name="", version=""))
     given = {"benchmarks": benchmarks, "extract": extract}
     callbacks = [build(one, **given) for one in (cfg.get("callbacks") or {}).values()]
     if isinstance(data.sampler, TupleBatches):
@@ -232,6 +236,7 @@ def trainer_of(
     if bar and not any(isinstance(callback, ProgressBar) for callback in callbacks):
         callbacks.append(Bar())
     parts = {"logger": writers, "callbacks": callbacks, "plugins": [WholeFiles()], "default_root_dir": output_dir}
+    parts["enable_progress_bar"] = bar
     try:
         return build(cfg.trainer, **parts, **launch.layout(cfg.trainer))
     except MisconfigurationException as error:

@@ -130,7 +130,7 @@ def quieted() -> None:
     """Silence what is no news: our output folder is not empty, and Lightning's tips."""
     warnings.filterwarnings("ignore", "(Experiment logs|Checkpoint) directory")
     warnings.filterwarnings("ignore", ".*(LeafSpec|treespec).*")
-    warnings.filterwarnings("ignore", ".*(many workers|eval mode at the start).*")
+    warnings.filterwarnings("ignore", ".*(many workers|eval mode at the start|smaller than the logging interval).*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
 
 

@@ -15,8 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import wandb.env
+from hypothesis import given
+from hypothesis import strategies as st
+from lightning.pytorch.callbacks.progress.progress_bar import get_standard_metrics
+from lightning.pytorch.loggers import CSVLogger
 from omegaconf import OmegaConf
 from small_runs import TINY, columns, tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -26,9 +31,9 @@ from wandb.proto.wandb_internal_pb2 import Record
 from wandb.wandb_agent import Agent
 
 from retrieval import training
-from retrieval.callbacks import WandbLogger
-from retrieval.callbacks.loggers import final, names
-from retrieval.config import CONFIGS
+from retrieval.callbacks import Bar, WandbLogger
+from retrieval.callbacks.loggers import ascii_name, final, names
+from retrieval.config import CONFIGS, compose
 from retrieval.errors import InputError
 from retrieval.extraction import NotFinite
 from retrieval.report.__main__ import main
@@ -254,6 +259,60 @@ def test_an_offline_run_is_quiet(photos: Path, tmp_path: Path, capsys: pytest.Ca
     training.fit(tiny(photos, tmp_path / "run", "logger=[csv,wandb]", "trainer.max_epochs=1"))
     assert len(offline(tmp_path / "run")) == 1
     assert "wandb" not in "".join(capsys.readouterr())
+
+
+@pytest.fixture(scope="module", params=["Église de la Trinité", "天安门", "é" + "x" * 253])
+def oddly_named(request: pytest.FixtureRequest, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of fewer steps than `log_every_n_steps`, in a folder whose name is accented, Chinese, or 255 bytes long."""
+    folder = tmp_path_factory.mktemp("odd") / request.param
+    short = ["trainer.max_epochs=1", "trainer.log_every_n_steps=50"]
+    words = [*TINY, f"data.root={photos}", f"benchmark.folder.root={photos}", f"output_dir='{folder}'"]
+    training.fit(compose("train", [*words, f"cache={folder.parent}", "logger=[csv,wandb,tensorboard]", *short]))
+    return written(folder)
+
+
+@pytest.mark.parametrize("name", ["p", "train/loss"])
+def test_a_short_run_logs_its_first_and_last_step_whatever_the_folder_is_called(oddly_named: Path, name: str) -> None:
+    steps = [step for step, _ in curve(oddly_named, name)]
+    assert (steps[0], steps[-1]) == (0, 4)
+    sent = [row["trainer/global_step"] for row in history(oddly_named) if name in row]
+    assert sent == steps
+    assert [step for step, _ in scalars(oddly_named, name)] == steps
+
+
+def test_the_name_of_a_wandb_run_is_ascii_and_short(oddly_named: Path) -> None:
+    (begun,) = all_of(oddly_named, "run")
+    assert begun.display_name == ascii_name(oddly_named.name)
+    assert begun.display_name.isascii() and 0 < len(begun.display_name) <= 128
+
+
+def test_wandb_keeps_a_name_of_ascii_letters() -> None:
+    assert ascii_name("3_gem p=2.9 (b)") == "3_gem p=2.9 (b)"
+
+
+@given(st.lists(st.text(min_size=1), min_size=2, max_size=2, unique=True))
+def test_two_folders_have_two_names_in_wandb(texts: list[str]) -> None:
+    named = [ascii_name(text) for text in texts]
+    assert named[0] != named[1]
+    assert all(name.isascii() and name.isprintable() and 0 < len(name) <= 128 for name in named)
+
+
+@pytest.mark.parametrize("logger", ["[wandb]", "[]"])
+def test_metrics_are_written_to_a_file_whichever_loggers_are_chosen(photos: Path, tmp_path: Path, logger: str) -> None:
+    training.fit(tiny(photos, tmp_path / "run", f"logger={logger}", "trainer.max_steps=2"))
+    assert [step for step, _ in curve(tmp_path / "run", "train/loss")] == [0, 1]
+
+
+@pytest.mark.parametrize("words", [["trainer.max_steps=3"], ["trainer.accumulate_grad_batches=2"]])
+def test_the_last_step_is_logged_wherever_it_lies_in_an_epoch(photos: Path, tmp_path: Path, words: list[str]) -> None:
+    training.fit(tiny(photos, tmp_path / "run", "trainer.log_every_n_steps=50", "trainer.max_epochs=1", *words))
+    assert [step for step, _ in curve(tmp_path / "run", "train/loss")] == [0, 2]
+
+
+def test_the_progress_bar_shows_no_version_of_a_logger(tmp_path: Path) -> None:
+    trainer = pl.Trainer(logger=CSVLogger(tmp_path, version="x"), accelerator="cpu", enable_progress_bar=False)
+    assert get_standard_metrics(trainer) == {"v_num": "x"}
+    assert Bar().get_metrics(trainer, pl.LightningModule()) == {}
 
 
 def test_a_mode_of_wandb_that_is_none_is_refused() -> None:
