@@ -1,20 +1,15 @@
 """The first line of a command: what it reads, with which model, and what it will write; without torch."""
 
-import os
-import threading
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from retrieval.config import chosen, load_yaml
-from retrieval.data.files import Listing
+from retrieval.counting import counted
 from retrieval.errors import InputError
 
-PATIENCE = 1.0  # seconds for counting photos; where that is not enough, the count comes with a later line
-NAMED = 3  # sources that a line names
 PLACES = ("root", "file", "shards", "images", "queries")  # keys of a set that say where it lies
 
 
@@ -47,17 +42,6 @@ def of_export(cfg: DictConfig) -> str:
 def of_sweep(script: str, words: Iterable[str], folder: str) -> str:
     """`sweep train: pooling=gap,gem seed=0,1; write DIR`."""
     return f"sweep {script}: {' '.join(words)}; write {folder}"
-
-
-def of_photos(sources: Sequence[str]) -> str:
-    """`20 photos of DIR`, as the commands take them: files, folders, lists; `the photos of @LIST` where not counted."""
-    named = f"{', '.join(sources[:NAMED])}{f' and {len(sources) - NAMED} more' if len(sources) > NAMED else ''}"
-    if any(source == "-" or source.startswith("@") for source in sources):
-        return f"the photos of {named}"
-    numbers = within(
-        PATIENCE, lambda: [len(Listing().photos_below(one)) if os.path.isdir(one) else 1 for one in sources]
-    )
-    return f"{sum(numbers)} photos of {named}" if numbers and all(numbers) else f"the photos of {named}"
 
 
 def model(cfg: DictConfig) -> str:
@@ -94,31 +78,6 @@ def photos(name: str, cfg: DictConfig) -> str:
     if kind in ("FolderData", "Folder") and place and (numbers := counted(Path(place))):
         return f"{numbers[0]} photos of {numbers[1]} landmarks in {place}"
     return f"photos of {place}" if place else f"{kind} of {name}"
-
-
-def counted(root: Path) -> tuple[int, int] | None:
-    """Photos and landmarks of `root/<landmark>/<image>`; None where they are not counted in time."""
-
-    def count() -> list[int]:
-        listing = Listing()
-        return [len(listing.photos(folder)) for folder in listing.entries(root)[1]]
-
-    numbers = within(PATIENCE, count)
-    return (sum(numbers), sum(map(bool, numbers))) if numbers else None
-
-
-def within(seconds: float, count: Callable[[], list[int]]) -> list[int]:
-    """What `count` gives; [] where that takes longer, or fails."""
-    numbers: list[int] = []
-
-    def run() -> None:
-        with suppress(OSError):
-            numbers[:] = count()
-
-    counting = threading.Thread(target=run, daemon=True)
-    counting.start()
-    counting.join(seconds)
-    return [] if counting.is_alive() else numbers
 
 
 def listed(values: Any) -> str:

@@ -32,7 +32,7 @@ LAYERS = [
         "vocabulary",
         "whitening",
     },
-    {"embedder", "data", "losses", "subjects", "plan", "first_lines"} | {"report", "portable"},
+    {"embedder", "data", "losses", "subjects", "plan", "first_lines", "counting"} | {"report", "portable"},
     {"backbones", "timm_models", "poolings", "heads"},
     {"features", "config", "overrides", "metrics", "statistics", "descriptors", "processes", "launch", "stopping"}
     | {"hub", "strangers", "faiss_index", "flat_index", "explained"},

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from retrieval import endings, first_lines, stages
+from retrieval import counting, endings, stages
 from retrieval.embed import reading
 from retrieval.embed.describing import BATCH, NothingReadable
 from retrieval.embed.filling import fill
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _embed(asked: argparse.Namespace) -> int:
     try:
         endings.refuse_unwritable(asked.output, "-o")
-        said = first_lines.of_photos(asked.images)
+        said = counting.of_photos(asked.images)
         stages.begin(f"embed {said} with {asked.model}; write {asked.output}")
         images = reading.found(reading.named(asked.images, sys.stdin.buffer))
         stages.stage(f"loading {asked.model}")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from retrieval import endings, first_lines, stages
+from retrieval import counting, endings, stages
 from retrieval.embed import reading
 from retrieval.embed.describing import NothingReadable
 from retrieval.errors import InputError
@@ -78,7 +78,7 @@ def _run(asked: argparse.Namespace) -> int:
 def _build(asked: argparse.Namespace) -> int:
     files.refuse_taken(asked.output)
     endings.refuse_unwritable(asked.output, "-o")
-    stages.begin(f"index {first_lines.of_photos(asked.sources)}; write {asked.output}")
+    stages.begin(f"index {counting.of_photos(asked.sources)}; write {asked.output}")
     sources = reading.named(asked.sources, sys.stdin.buffer)
     index = Index.build(asked.model, sources, asked.factory, asked.resolution, progress=True)
     index.save(asked.output)
@@ -87,7 +87,7 @@ def _build(asked: argparse.Namespace) -> int:
 
 
 def _add(asked: argparse.Namespace) -> int:
-    stages.begin(f"add {first_lines.of_photos(asked.sources)} to {asked.index}")
+    stages.begin(f"add {counting.of_photos(asked.sources)} to {asked.index}")
     index = Index.open(asked.index, asked.model)
     before = index.images, index.contents
     added = index.add(reading.named(asked.sources, sys.stdin.buffer), progress=True)
@@ -131,7 +131,7 @@ def _name_unreadable(unreadable: Sequence[Mapping[str, str]]) -> None:
 
 
 def _search(asked: argparse.Namespace) -> int:
-    said = f"the {asked.k} photos nearest to each of {first_lines.of_photos(asked.photos)}"
+    said = f"the {asked.k} photos nearest to each of {counting.of_photos(asked.photos)}"
     stages.begin(f"search {asked.index} for {said}", sys.stderr)
     index = Index.open(asked.index, asked.model)
     described = index.describe(reading.named(asked.photos, sys.stdin.buffer), progress=True)
