@@ -87,7 +87,7 @@ def test_libraries_stay_in_their_rooms(path: Path) -> None:
         assert {here, here.split("/")[0]} & ROOMS[library]
 
 
-@pytest.mark.parametrize("module", ["metrics", "report.writing", "portable", "embed", "index"])
+@pytest.mark.parametrize("module", ["metrics", "report.writing", "portable", "embed", "index", "cli"])
 def test_what_only_reads_numbers_imports_without_torch(module: str) -> None:
     code = f"import sys, retrieval.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, check=False).returncode == 0
