@@ -146,6 +146,24 @@ def test_a_sweep_finds_its_plug_in_and_runs_both_jobs(done: dict[str, Done], pla
     assert len(list(place.glob("sweep/*/results.json"))) == 2
 
 
+@pytest.mark.usefixtures("done")
+def test_without_extras_photos_are_described_and_found_as_with_them(
+    bare: Path, heavy: Path, place: Path, tmp_path: Path
+) -> None:
+    program, built_by = bare.parent / "retrieval", {"rows": tmp_path / "rows", "index": tmp_path / "index"}
+    for words in (["embed", "exported/model.onnx", "photos", "-o", built_by["rows"]],
+                  ["index", "build", built_by["rows"], "-o", built_by["index"]]):  # fmt: skip
+        ended = run(program, *words, cwd=place)
+        assert ended.returncode == 0, ended.stderr
+    (mine,), (theirs,) = (folder.glob("*.faiss") for folder in (built_by["index"], place / "index"))
+    assert mine.read_bytes() == theirs.read_bytes()
+    query = ["index", "search", "index", "photos/castle/2.jpg", "-k", "20", "--json"]
+    found = [json.loads(run(python.parent / "retrieval", *query, cwd=place).stdout) for python in (bare, heavy)]
+    by_numpy, by_faiss = ([(one["path"], one["score"]) for one in of["queries"][0]["found"]] for of in found)
+    assert [path for path, _ in by_numpy] == [path for path, _ in by_faiss]
+    assert [score for _, score in by_numpy] == pytest.approx([score for _, score in by_faiss], abs=1e-6)
+
+
 def test_without_extras_there_is_neither_torch_nor_faiss_nor_hydra(bare: Path) -> None:
     code = "import importlib.util as u; print([u.find_spec(name) for name in ('torch', 'faiss', 'hydra', 'omegaconf')])"
     assert run(bare, "-c", code).stdout == "[None, None, None, None]\n"
@@ -238,21 +256,3 @@ def test_a_verb_says_in_one_line_which_extra_it_needs(bare: Path, tmp_path: Path
     assert re.fullmatch(
         rf"error: \w+ is not installed: pip install 'image-retrieval-poolings\[{extra}\]'\n", done.stderr
     )
-
-
-@pytest.mark.usefixtures("done")
-def test_without_extras_photos_are_described_and_found_as_with_them(
-    bare: Path, heavy: Path, place: Path, tmp_path: Path
-) -> None:
-    program, built_by = bare.parent / "retrieval", {"rows": tmp_path / "rows", "index": tmp_path / "index"}
-    for words in (["embed", "exported/model.onnx", "photos", "-o", built_by["rows"]],
-                  ["index", "build", built_by["rows"], "-o", built_by["index"]]):  # fmt: skip
-        ended = run(program, *words, cwd=place)
-        assert ended.returncode == 0, ended.stderr
-    (mine,), (theirs,) = (folder.glob("*.faiss") for folder in (built_by["index"], place / "index"))
-    assert mine.read_bytes() == theirs.read_bytes()
-    query = ["index", "search", "index", "photos/castle/2.jpg", "-k", "20", "--json"]
-    found = [json.loads(run(python.parent / "retrieval", *query, cwd=place).stdout) for python in (bare, heavy)]
-    by_numpy, by_faiss = ([(one["path"], one["score"]) for one in of["queries"][0]["found"]] for of in found)
-    assert [path for path, _ in by_numpy] == [path for path, _ in by_faiss]
-    assert [score for _, score in by_numpy] == pytest.approx([score for _, score in by_faiss], abs=1e-6)
