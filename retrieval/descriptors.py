@@ -20,7 +20,7 @@ class Descriptors:
 
     def __init__(self, shards: Sequence[Rows | Path], places: ArrayLike | None = None) -> None:
         self.shards = list(shards)
-        shapes = [_opened(shard).shape for shard in self.shards]
+        shapes = [opened(shard).shape for shard in self.shards]
         widths = {shape[1] for shape in shapes}
         if len(widths) != 1:
             raise ValueError(f"shards must have rows of one length, got {sorted(widths)}")
@@ -56,11 +56,11 @@ class Descriptors:
         """Rows (n, d) by index, as a copy."""
         places = self.places[np.asarray(rows, dtype=np.int64)]
         shard_of = np.searchsorted(self.starts, places, side="right") - 1
-        held = _opened(self.shards[0]).shape[1]
+        held = opened(self.shards[0]).shape[1]
         taken = np.empty((len(places), held), dtype=np.float32)
         for shard in np.unique(shard_of):
             mine = shard_of == shard
-            taken[mine] = _opened(self.shards[shard])[places[mine] - self.starts[shard]]
+            taken[mine] = opened(self.shards[shard])[places[mine] - self.starts[shard]]
         return taken if self.function is None else self.function(taken)
 
     def blocks(self, size: int = BLOCK) -> Iterator[tuple[Indices, Rows]]:
@@ -81,6 +81,7 @@ def joined(parts: Sequence[Descriptors]) -> Descriptors:
     return Descriptors([shard for part in parts for shard in part.shards], np.concatenate(places))
 
 
-def _opened(shard: Rows | Path) -> Rows:
+def opened(shard: Rows | Path) -> Rows:
+    """The rows of a shard, mapped where it is a file."""
     # Mapped anew each time: the pages of a mapping that is kept would count as memory of this process.
     return np.load(shard, mmap_mode="r") if isinstance(shard, Path) else shard

@@ -21,7 +21,7 @@ from retrieval.errors import InputError
 from retrieval.extraction import Extract
 from retrieval.heads import Whitening
 from retrieval.looking import look
-from retrieval.method import Method
+from retrieval.method import Method, alike
 from retrieval.results import Row, contents, keep, keep_whitening, rankings, row
 from retrieval.subjects import Subject, backbone_name, deciding, label, plain
 from retrieval.together import describe_together
@@ -83,8 +83,15 @@ def run_each(
             for name, benchmark in benchmarks.items():
                 stages.stage(f"evaluating {label(about.pooling, about.options)} on {name} at {resolution} px")
                 queries, gallery = vectors.take(sides[name][0]), vectors.subset(sides[name][1])
+                if alike(queries, gallery):
+                    warnings.warn(
+                        f"{about.backbone} {about.pooling} gives all {len(queries)} queries of {name} and the photos "
+                        f"that they are sought in one descriptor (to 1e-6) at {resolution} pixels: it tells no photos "
+                        "apart, and its values are those of chance",
+                        stacklevel=1,
+                    )
                 per_query, tops = judged(benchmark, queries, gallery, method)
-                found = {"search_recall": method.search.recall(queries, gallery)}
+                found = {"search_recall": method.search.recall(queries, gallery, benchmark.ignored)}
                 rows.append(row(model, name, benchmark, how | found, about, per_query, cost))
                 entries = rankings(name, benchmark, tops, per_query, how, about)
                 if resolution == max(extract.resolutions):
@@ -116,7 +123,7 @@ def judged(
     benchmark: Benchmark, queries: Rows, gallery: Descriptors, method: Method
 ) -> tuple[dict[str, NDArray], Tops]:
     """The values of every query, and the photos that it finds first."""
-    tops, blocks = Tops.of(benchmark), method.ranking(queries, gallery, benchmark.ignored).blocks()
+    tops, blocks = Tops.of(benchmark), method.ranking(queries, gallery, benchmark).blocks()
     return benchmark.per_query(tops.watching(blocks, benchmark)), tops
 
 

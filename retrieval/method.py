@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from numpy.typing import NDArray
+import numpy as np
 
 from retrieval import rerank
 from retrieval.benchmarks import Benchmark
@@ -15,6 +15,14 @@ from retrieval.errors import InputError
 from retrieval.heads import Whitening
 from retrieval.rerank import Diffusion, KReciprocal, Ranking, Step, SuperGlobal
 from retrieval.search import Exact, Search
+
+SAMPLE, EQUAL = 100, 1e-6  # photos of the gallery that are looked at, how far numbers of one descriptor are apart
+
+
+def alike(queries: Rows, gallery: Descriptors) -> bool:
+    """Whether all queries and some gallery photos, evenly spread, have one descriptor: nothing is told apart."""
+    some = gallery.take(np.linspace(0, len(gallery) - 1, min(len(gallery), SAMPLE)).astype(int))
+    return len(some) > 1 and bool((np.ptp(np.concatenate([queries, some]), axis=0) <= EQUAL).all())
 
 
 @dataclass(frozen=True)
@@ -50,9 +58,11 @@ class Method:
             for benchmark in benchmarks.values():
                 self.search.check((self.whitening and self.whitening.dim) or model.dim, len(benchmark.gallery))
 
-    def ranking(self, queries: Rows, gallery: Descriptors, ignored: Sequence[NDArray]) -> Ranking:
-        """The queries' ranking of the gallery, re-ranked."""
-        return rerank.apply(self.rerank, Ranking(queries, gallery, self.search, ignored))
+    def ranking(self, queries: Rows, gallery: Descriptors, benchmark: Benchmark) -> Ranking:
+        """The queries' ranking of the gallery of a benchmark, re-ranked."""
+        levels = getattr(benchmark, "levels", {"": (benchmark.relevant, benchmark.ignored)})
+        ignored = [ignored for _, ignored in levels.values()]
+        return rerank.apply(self.rerank, Ranking(queries, gallery, self.search, benchmark.ignored, levels=ignored))
 
     def how(self, whitening: Whitening | None) -> dict[str, Any]:
         """What a result row says of it."""

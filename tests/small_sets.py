@@ -10,12 +10,12 @@ from PIL import Image
 MEASURES = ("mAP", "mP@1", "mP@5", "mP@10", "recall@1", "recall@5", "recall@10", "mAP@R")  # of a set without levels
 
 
-def jpegs(folder: Path, names: Iterable[str]) -> None:
-    """A grey JPEG for each name, 24 x 16."""
+def jpegs(folder: Path, names: Iterable[str], grey: Sequence[int] = range(256)) -> None:
+    """A grey JPEG for each name, 24 x 16; the greys take turns."""
     for i, name in enumerate(names):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (24, 16), (i % 256,) * 3).save(path)
+        Image.new("RGB", (24, 16), (grey[i % len(grey)],) * 3).save(path)
 
 
 def table(path: Path, *rows: Sequence[object]) -> Path:

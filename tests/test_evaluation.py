@@ -4,10 +4,12 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from small_sets import jpegs
 
 from retrieval import config, embedder, evaluation, extraction, results, subjects, whitening
 from retrieval.benchmarks import revisited
@@ -52,6 +54,21 @@ def test_a_model_that_was_never_trained_stays_untrained_as_a_run(photos: Path, t
         config.compose("eval", [*words, "extract.resolutions=[48]"], tmp_path / "new"), set()
     )
     assert again[0]["untrained"]
+
+
+def test_a_model_that_sees_all_photos_alike_scores_chance_and_is_warned_of(tmp_path: Path) -> None:
+    jpegs(tmp_path / "grey", [f"{landmark}/{i}.jpg" for landmark in range(10) for i in range(10)], grey=[90])
+    words = ["extract.resolutions=[32]", "evaluate.poolings=[gem,strided_conv]", "extract.batch_size=7"]
+    with pytest.warns(UserWarning, match=r"test_resnet strided_conv gives all 100 queries of folder .* at 32 pixels"):
+        rows = off_the_shelf(tmp_path / "grey", tmp_path / "out", *words)
+    assert [round(100 * row["metrics"]["mAP"], 2) for row in rows] == [11.03, 11.03]
+    assert [row["tied_queries"] for row in rows] == [100, 100]
+
+
+def test_photos_that_are_told_apart_are_not_warned_of(photos: Path, tmp_path: Path) -> None:
+    with warnings.catch_warnings(record=True) as said:
+        (row,) = off_the_shelf(photos, tmp_path, "extract.resolutions=[48]")
+    assert not any("one descriptor" in str(each.message) for each in said) and row["tied_queries"] == 0
 
 
 def test_an_output_folder_with_another_run_is_refused(photos: Path, tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from retrieval import search
+from retrieval import metrics, search
 from retrieval.config import CONFIGS, build, load_yaml
 from retrieval.descriptors import BLOCK, Descriptors
 from retrieval.errors import InputError
 from retrieval.search import Exact, Faiss, exhaustive, recall, top
+from retrieval.search.alike import Alike
 
 
 def unit(count: int, dim: int = 16, seed: int = 0) -> NDArray[np.float32]:
@@ -102,6 +103,41 @@ def test_equal_images_come_by_index_however_they_are_stored(order: list[int], si
     assert np.array_equal(found, ranked((halves @ halves.T).repeat(4, axis=1), k))
 
 
+@pytest.mark.parametrize("by", [Exact(), Faiss("Flat", 600), Faiss("SQ8", 600)], ids=lambda by: by.label)
+@pytest.mark.parametrize("queries", [1, 2, 5])
+def test_equal_descriptors_have_equal_scores_wherever_they_lie(by: search.Search, queries: int, tmp_path: Path) -> None:
+    same, rows = unit(2, 512, 3), unit(333, 512, 2)
+    copies = np.arange(0, 333, 2), np.arange(1, 333, 4)  # a product has its own way with the last few
+    for one, places in zip(same, copies, strict=True):
+        rows[places] = one
+    np.save(tmp_path / "0.npy", rows[:100])
+    np.save(tmp_path / "1.npy", rows[100:])
+    gallery = Descriptors([tmp_path / "0.npy", tmp_path / "1.npy"])
+    (scores,) = by.scores(unit(queries, 512, 4), gallery)
+    for places in copies:
+        assert (scores[:, places] == scores[:, places[:1]]).all()
+    assert all(len(np.unique(row)) > 80 for row in scores)  # and others are told apart
+
+
+def test_equal_descriptors_have_equal_scores_after_a_whitening() -> None:
+    weights = np.random.default_rng(1).normal(size=(16, 16)).astype(np.float32)
+    alike = Descriptors([np.repeat(unit(1), 10, axis=0)]).mapped(lambda rows: rows @ weights, 16)
+    (scores,) = Exact().scores(QUERIES, alike)
+    assert (scores == scores[:, :1]).all()
+
+
+def test_only_what_was_retrieved_gets_the_score_of_its_like() -> None:
+    alike = Alike.of(Descriptors([np.array([[1, 0], [0, 1], [1, 0], [1, 0]], np.float32)]))
+    scores = np.array([[0.5, 0.9, -np.inf, 0.6]], np.float32)
+    assert alike.given_equal(scores).tolist() == [[pytest.approx(0.6), pytest.approx(0.9), -np.inf, pytest.approx(0.6)]]
+
+
+def test_rows_that_are_alike_in_a_few_numbers_only_are_not_alike() -> None:
+    rows = np.zeros((4, 9), np.float32)
+    rows[1, 4], rows[2, 3], rows[3, 3] = 1, 2, 2
+    assert Alike.of(Descriptors([rows])).rows.tolist() == [2, 3]
+
+
 @pytest.mark.parametrize("by", [Exact(), Faiss("Flat", 600), Faiss("IVF8,Flat", 600, nprobe=4)])
 def test_shards_are_searched_as_one_array_is(by: search.Search, shards: Descriptors) -> None:
     np.testing.assert_allclose(matrix(by, shards), matrix(by), atol=1e-6)
@@ -119,6 +155,48 @@ def test_what_is_not_retrieved_has_no_score() -> None:
     scores, exact = matrix(Faiss("Flat", 10)), matrix(Exact())
     assert (np.isfinite(scores).sum(1) == 10).all()
     np.testing.assert_allclose(scores[np.isfinite(scores)], exact[np.isfinite(scores)], atol=1e-6)
+
+
+@given(
+    st.integers(1, 8), st.lists(st.lists(st.sets(st.integers(0, 19), max_size=6), min_size=3, max_size=3), max_size=3)
+)
+def test_the_neighbours_are_found_beside_what_each_level_ignores(k: int, levels: list[list[set[int]]]) -> None:
+    gallery, ignored = (
+        Descriptors([GALLERY[:20]]),
+        [[np.array(sorted(each), dtype=np.int64) for each in level] for level in levels],
+    )
+    (scores,) = Faiss("Flat", k).scores(QUERIES[:3], gallery, ignored)
+    for q, order in enumerate(ranked(QUERIES[:3] @ GALLERY[:20].T, 20)):
+        ends = [[i for i in order if i not in level[q]][:k][-1] for level in levels] or [order[k - 1]]
+        last = max(list(order).index(end) for end in ends)
+        assert set(np.flatnonzero(scores[q] > -np.inf)) == set(order[: last + 1])
+
+
+def test_one_neighbour_is_another_photo_than_the_query() -> None:
+    photos, relevant = np.repeat(GALLERY[:5], 4, axis=0) + 0.1 * unit(20, seed=5), []
+    photos /= np.linalg.norm(photos, axis=1, keepdims=True)
+    relevant = [np.array([i for i in range(q - q % 4, q - q % 4 + 4) if i != q]) for q in range(20)]
+    itself = [np.array([q]) for q in range(20)]
+    measures = metrics.trapezoid_and_precision([1]) | metrics.metric_learning([1])
+    exact, near = (
+        metrics.measured(by.scores(photos, Descriptors([photos]), [itself]), {"": (relevant, itself)}, measures)
+        for by in (Exact(), Faiss("Flat", 1))
+    )
+    assert exact["P@1"].mean() > 0.5
+    assert np.array_equal(near["P@1"], exact["P@1"]) and np.array_equal(near["recall@1"], exact["recall@1"])
+
+
+def test_recall_of_a_search_leaves_out_what_is_ignored() -> None:
+    itself = [np.array([q]) for q in range(600)]
+    poor = Faiss("IVF64,Flat", 1, nprobe=1)
+    alone = poor.recall(GALLERY, HELD, itself)["recall@1"]
+    found, wanted = poor.nearest(GALLERY, HELD, 2)[1], ranked(GALLERY @ GALLERY.T, 2)
+    expected = [[*f[f != q], -1][0] == w[w != q][0] for q, (f, w) in enumerate(zip(found, wanted, strict=True))]
+    assert poor.recall(GALLERY, HELD)["recall@1"] > 0.95 > alone == pytest.approx(np.mean(expected))
+
+
+def test_images_that_are_not_there_are_no_part_of_recall() -> None:
+    assert recall(np.array([[3, -1]]), np.array([[3, -1]]))["recall@10"] == 1
 
 
 def test_neighbours_that_an_inverted_file_lacks_are_marked_at_the_end() -> None:

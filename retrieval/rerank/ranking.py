@@ -22,8 +22,9 @@ SHARED = 8_192  # images whose mutual products are computed once for all queries
 class Ranking:
     """queries (Q, d) searched in the gallery.
 
-    ignored: images per query that the benchmark leaves out. order: images per query that a step has put first, best
-    first; all others follow in the order of their scores.
+    ignored: images per query that the benchmark leaves out; levels: the same at each level of the benchmark, which an
+    approximate search goes by. order: images per query that a step has put first, best first; all others follow in the
+    order of their scores.
     """
 
     queries: Rows
@@ -31,11 +32,12 @@ class Ranking:
     search: Search
     ignored: Sequence[Indices] | None = None
     order: Sequence[Indices] | None = None
+    levels: Sequence[Sequence[Indices]] = ()
 
     def blocks(self) -> Iterator[Rows]:
         """Consecutive row blocks (c, N) of the score matrix; images that were put first score above all others."""
         done = 0
-        for block in self.search.scores(self.queries, self.gallery):
+        for block in self.search.scores(self.queries, self.gallery, self.levels):
             if self.order is not None:
                 for row, first in zip(block, self.order[done : done + len(block)], strict=True):
                     row[first] = row.max() + np.arange(len(first), 0, -1)

@@ -1,6 +1,6 @@
 """Approximate nearest neighbours, and clusters, by faiss."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from retrieval import faiss_index
 from retrieval.descriptors import Descriptors, Indices, Rows
 from retrieval.errors import InputError
+from retrieval.search.alike import Alike
 from retrieval.search.exhaustive import Exact, chunks
 from retrieval.search.files import fingerprint, load, refuse_other, save
 
@@ -18,17 +19,20 @@ FAISS_VERSION: str = faiss.__version__
 RECALL_QUERIES = 1000
 GPU_NEIGHBOURS = 2048  # the most that faiss gives on a GPU
 RECALLS = (1, 10, 100)
+NONE: Indices = np.empty(0, dtype=np.int64)
+Lists = Sequence[NDArray]  # images per query
 NAMED = "search.factory"
 
 
 class Faiss:
     """Approximate search by any index that faiss can make of a string: Flat, SQ8, HNSW32, IVF1024,PQ32, OPQ32,PQ32.
 
-    An image beyond the `neighbours` nearest is not retrieved: it counts as never found. nprobe: clusters of an
-    inverted file that are looked into (16 if not given). index: a file that the index is opened from, when it was
-    made of the same descriptors in the same way, and written to when absent. It is trained on rows drawn with `seed`
-    and runs on every GPU where there is one, the index has a form for it and no more than 2,048 neighbours are asked
-    for; HNSW stays on the CPU, and keeps `neighbours` candidates (its efSearch).
+    An image beyond the `neighbours` nearest is not retrieved: it counts as never found. Images that the benchmark
+    ignores are asked for beside these, so that every level has at least so many. nprobe: clusters of an inverted file
+    that are looked into (16 if not given). index: a file that the index is opened from, when it was made of the same
+    descriptors in the same way, and written to when absent. It is trained on rows drawn with `seed` and runs on every
+    GPU where there is one, the index has a form for it and no more than 2,048 images are asked for; HNSW stays on the
+    CPU, and keeps `neighbours` candidates (its efSearch).
     """
 
     def __init__(
@@ -66,14 +70,18 @@ class Faiss:
         if self.index and self.index.exists():
             refuse_other(self.index, self._made_of(dim, rows))
 
-    def scores(self, queries: Rows, gallery: Descriptors) -> Iterator[Rows]:
-        """Consecutive row blocks (c, N) of the score matrix, -inf where an image was not retrieved."""
+    def scores(self, queries: Rows, gallery: Descriptors, ignored: Sequence[Lists] = ()) -> Iterator[Rows]:
+        """Consecutive row blocks (c, N) of the score matrix, -inf where an image was not retrieved; equal descriptors
+        that were have equal scores."""
+        alike, more = Alike.of(gallery), longest(ignored)
         for part in chunks(len(queries), len(gallery)):
-            values, found = self.nearest(queries[part], gallery, self.neighbours)
+            values, found = self.nearest(queries[part], gallery, self.neighbours + more)
+            if more:
+                forget_beyond(self.neighbours, found, [level[part] for level in ignored])
             block = np.full((len(values), len(gallery)), -np.inf, dtype=np.float32)
             query, place = np.nonzero(found >= 0)
             block[query, found[query, place]] = values[query, place]
-            yield block
+            yield alike.given_equal(block)
 
     def nearest(self, queries: Rows, gallery: Descriptors, k: int) -> tuple[Rows, Indices]:
         """Scores and indices (Q, min(k, N)), best first, then -inf and -1 where fewer were retrieved."""
@@ -82,11 +90,17 @@ class Faiss:
         by = on_gpus if k <= GPU_NEIGHBOURS else index
         return faiss_index.nearest(by, queries, k)
 
-    def recall(self, queries: Rows, gallery: Descriptors) -> dict[str, float]:
-        """`recall` of this search, as it scores, against the exact one; of many queries for 1,000, evenly spread."""
-        queries = queries[np.linspace(0, len(queries) - 1, min(len(queries), RECALL_QUERIES)).astype(int)]
-        found = self.nearest(queries, gallery, self.neighbours)[1]
-        return recall(found, Exact().nearest(queries, gallery, max(RECALLS))[1])
+    def recall(self, queries: Rows, gallery: Descriptors, ignored: Lists | None = None) -> dict[str, float]:
+        """`recall` of this search, as it scores, against the exact one; of many queries for 1,000, evenly spread.
+
+        ignored: images per query that are left out of both.
+        """
+        some = np.linspace(0, len(queries) - 1, min(len(queries), RECALL_QUERIES)).astype(int)
+        lists = [NONE if ignored is None else np.asarray(ignored[q]) for q in some]
+        more = longest([lists])
+        found = self.nearest(queries[some], gallery, self.neighbours + more)[1]
+        wanted = Exact().nearest(queries[some], gallery, max(RECALLS) + more)[1]
+        return recall(*(without(rows, lists)[:, :k] for rows, k in ((found, self.neighbours), (wanted, max(RECALLS)))))
 
     def _indexed(self, gallery: Descriptors) -> tuple[Any, Any]:
         # The index of the last gallery is kept: a chain of re-ranking steps asks for the same one several times.
@@ -124,12 +138,34 @@ def _on_gpus(index: Any) -> Any:
 
 
 def recall(found: Indices, exact_found: Indices) -> dict[str, float]:
-    """recall@1, @10, @100: the share of the exact k nearest (Q, k or more) that are among the first k found."""
+    """recall@1, @10, @100: the share of the exact k nearest (Q, k or more) that are among the first k found; -1 stands
+    for no image in either."""
     shares = {}
     for k in RECALLS:
         wanted, got = exact_found[:, :k], found[:, :k]
-        shares[f"recall@{k}"] = float((wanted[:, :, None] == got[:, None, :]).any(2).mean())
+        shares[f"recall@{k}"] = float((wanted[:, :, None] == got[:, None, :]).any(2)[wanted >= 0].mean())
     return shares
+
+
+def longest(levels: Sequence[Lists]) -> int:
+    """How many images are ignored at most, of one query at one level."""
+    return max((len(images) for level in levels for images in level), default=0)
+
+
+def forget_beyond(k: int, found: Indices, levels: Sequence[Lists]) -> None:
+    """Make -1, in place, of what each query found (Q, K) after it had found k images that count, at every level."""
+    for q, row in enumerate(found):
+        counted = [np.flatnonzero(~np.isin(row, level[q])) for level in levels]
+        row[max(places[k - 1] + 1 if len(places) >= k else len(row) for places in counted) :] = -1
+
+
+def without(found: Indices, ignored: Lists) -> Indices:
+    """The images found (Q, k) without those that are ignored; the next ones move up, and -1 follows."""
+    kept = np.full_like(found, -1)
+    for to, row, images in zip(kept, found, ignored, strict=True):
+        left = row[~np.isin(row, images)]
+        to[: len(left)] = left
+    return kept
 
 
 def kmeans(vectors: NDArray[np.float32], clusters: int, seed: int, iterations: int = 100) -> NDArray[np.float32]:

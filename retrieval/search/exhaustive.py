@@ -9,6 +9,7 @@ from torch import Tensor
 
 from retrieval.descriptors import BLOCK, Descriptors, Indices, Rows
 from retrieval.extraction import device_of
+from retrieval.search.alike import Alike
 
 BUDGET = 1 << 29  # bytes of one block of scores
 
@@ -20,17 +21,21 @@ class Exact:
 
     def __init__(self, device: str = "auto") -> None:
         self.device = device_of(device)
+        self.held: tuple[Descriptors, Alike] | None = None
 
     def check(self, dim: int, rows: int) -> None:
         """Any dimension and any number of rows will do."""
 
-    def scores(self, queries: Rows, gallery: Descriptors) -> Iterator[Rows]:
-        """Consecutive row blocks (c, N) of the score matrix, each within BUDGET bytes (or one row)."""
+    def scores(self, queries: Rows, gallery: Descriptors, ignored: object = ()) -> Iterator[Rows]:
+        """Consecutive row blocks (c, N) of the score matrix, each within BUDGET bytes (or one row); equal descriptors
+        have equal scores."""
+        if self.held is None or self.held[0] is not gallery:
+            self.held = gallery, Alike.of(gallery)
         for part in chunks(len(queries), len(gallery)):
             block = np.empty((part.stop - part.start, len(gallery)), dtype=np.float32)
             for columns, product in self._products(queries[part], gallery):
                 block[:, columns] = product.cpu().numpy()
-            yield block
+            yield self.held[1].given_equal(block)
 
     def nearest(self, queries: Rows, gallery: Descriptors, k: int) -> tuple[Rows, Indices]:
         """Scores and indices (Q, min(k, N)) of the k nearest images, best first; the scores are never all in memory."""
@@ -45,7 +50,7 @@ class Exact:
             scores[part], found[part] = best[0].cpu().numpy(), best[1].cpu().numpy()
         return scores, found
 
-    def recall(self, queries: Rows, gallery: Descriptors) -> dict[str, float]:
+    def recall(self, queries: Rows, gallery: Descriptors, ignored: object = None) -> dict[str, float]:
         """Empty: nothing is lost."""
         return {}
 
