@@ -175,9 +175,9 @@ def test_the_best_is_that_of_its_benchmark_and_resolution_wherever_it_stands(wri
     assert best == ["50.0", "40.0"]
 
 
-def test_untrained_values_are_never_the_best_beside_trained_ones(write: Write, tmp_path: Path) -> None:
+def test_an_untrained_value_is_the_best_where_it_is_the_highest(write: Write, tmp_path: Path) -> None:
     write("a", result(0.4), result(0.9, untrained=True))
-    assert [cell.text for line in by(tmp_path, "pooling").lines for cell in line if cell.best] == ["40.0"]
+    assert [cell.text for line in by(tmp_path, "pooling").lines for cell in line if cell.best] == ["90.0"]
 
 
 def test_the_table_comes_first_and_only_when_it_is_asked_for(write: Write, tmp_path: Path) -> None:

@@ -81,18 +81,15 @@ def test_untrained_stands_beneath_trained_whatever_its_hash(write: Write, tmp_pa
     assert [line[1:3] for line in shown(tmp_path)] == [["gap", "trained"], ["gem", "trained"], ["gem", "untrained"]]
 
 
-def test_best_trained_value_is_bold(write: Write, tmp_path: Path) -> None:
-    write("a", result(0.9, untrained=True), result(0.4), result(0.3, pooling="gap"))
-    cells = [line[4] for line in tables.tables(runs.collect([tmp_path]).rows)[0].lines]
-    assert [cell.text for cell in cells if cell.best] == ["40.0"]
-
-
-def test_best_value_is_bold_where_nothing_was_trained(write: Write, tmp_path: Path) -> None:
-    write("a", result(0.4, untrained=True), result(0.3, untrained=True, pooling="gap", settings="bbbb"))
-    rows = runs.collect([tmp_path]).rows
-    cells = [line[4] for line in tables.tables(rows)[0].lines]
-    assert [cell.text for cell in cells if cell.best] == ["40.0"]
-    assert any("bold: the best untrained value" in sentence for sentence in notes.notes(rows))
+@pytest.mark.parametrize("of_untrained", [0.9, 0.2])
+def test_the_best_value_of_a_column_is_bold_trained_or_not(write: Write, tmp_path: Path, of_untrained: float) -> None:
+    write("a", result(of_untrained, untrained=True), result(0.4), result(0.3, pooling="gap"))
+    assert main([str(tmp_path)]) == 0
+    shown, best = {"md": "**{}**", "html": "<strong>{}</strong>", "tex": r"\textbf{{{}}}"}, max(of_untrained, 0.4)
+    for kind, bold in shown.items():
+        text = (tmp_path / f"report.{kind}").read_text()
+        assert [value for value in ("90.0", "40.0", "30.0", "20.0") if bold.format(value) in text] == [f"{100 * best}"]
+        assert "bold: the best value of its column, trained or not." in text
 
 
 def test_the_best_is_that_of_those_judged_on_the_same_photos(write: Write, tmp_path: Path) -> None:
@@ -101,7 +98,7 @@ def test_the_best_is_that_of_those_judged_on_the_same_photos(write: Write, tmp_p
     rows = runs.collect([tmp_path]).rows
     cells = [line[5] for line in tables.tables(rows)[0].lines]
     assert [cell.text for cell in cells if cell.best] == ["90.0", "40.0"]
-    assert any("bold: the best trained value of its column, of those judged on" in said for said in notes.notes(rows))
+    assert any("bold: the best value of its column, of those evaluated on" in said for said in notes.notes(rows))
 
 
 def test_untrained_lines_are_pale_beside_trained_ones_alone(write: Write, tmp_path: Path) -> None:

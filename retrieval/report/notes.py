@@ -14,7 +14,7 @@ from retrieval.report.lines import (
     sizes,
     varying,
 )
-from retrieval.report.tables import family, levels, line_labels, metrics, names
+from retrieval.report.tables import family, line_labels, metrics, names
 
 DEFINITIONS = {
     "mAP": "AP is the trapezoid average precision of the revisited Oxford and Paris protocol",
@@ -89,15 +89,14 @@ def _evaluations(rows: Sequence[Row]) -> list[str]:
 
 
 def _bold(rows: Sequence[Row]) -> str:
-    """Which values are bold, in words: the tables of a level have the rows that have its metrics."""
-    of = {at: [row for row in rows if any(n.rpartition("/")[0] == at for n in row["metrics"])] for at in levels(rows)}
-    untrained = [all(row["untrained"] for row in of_level) for of_level in of.values()]
+    """Which values are bold, in words."""
     several = any(len({judged_on(row) for row in mine}) > 1 for mine in by_benchmark(rows).values())
-    column = "its column" + ", of those judged on the same photos in the same way" * several
-    if all(untrained):
-        return f"the best untrained value of {column}"
-    alone = ", the best untrained one in a table without trained rows" if any(untrained) else ""
-    return f"the best trained value of {column}{alone}"
+    untrained = any(row["untrained"] for row in rows) and not all(row["untrained"] for row in rows)
+    return (
+        "the best value of its column"
+        + ", trained or not" * untrained
+        + ", of those evaluated on the same photos in the same way" * several
+    )
 
 
 def _distinct(rows: Iterable[Row], key: str) -> str:

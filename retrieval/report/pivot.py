@@ -48,7 +48,7 @@ def pivot(rows: Sequence[Row], asked: Asked) -> tuple[Table, list[str]]:
             splits.setdefault(key, []).append(", ".join(group))
         cells |= _cells(groups[group], by_rows, by_columns, keys)
     shown = sorted({point.facts["metric"] for point in found}, key=order_of)
-    bold = "Bold in the table by keys: the best value of its benchmark, level and resolution, trained where any is."
+    bold = "Bold in the table by keys: the best value of its benchmark, level and resolution."
     said = [bold, *_split(splits), *_without_config(rows, [*by_rows, *by_columns])]
     return _table(cells, by_rows, by_columns, bool(splits), shown), said
 
@@ -57,8 +57,14 @@ def needed(group: Sequence[Point], by_columns: Sequence[str]) -> list[str]:
     """The keys that a group of points must be split by so that those of one cell differ in seed alone."""
     keys: list[str] = []
     while clash := _clash(group, [*by_columns, *keys]):
-        keys.append(next(key for key in _splitting(clash) if len({point.says(key) for point in clash}) > 1))
+        keys.append(next(key for key in _splitting(clash) if _separates(key, clash, group)))
     return keys
+
+
+def _separates(key: str, clash: Sequence[Point], group: Sequence[Point]) -> bool:
+    """Whether the points of a clash differ under a key, and none of the group do that differ in seed alone."""
+    kinds = {(point.is_of, point.says(key)) for point in group}
+    return len({point.says(key) for point in clash}) > 1 and len(kinds) == len({point.is_of for point in group})
 
 
 def _keys(asked: Asked, found: Sequence[Point]) -> tuple[list[str], list[str]]:
@@ -111,7 +117,7 @@ def _table(cells: Cells, by_rows: Sequence[str], by_columns: Sequence[str], spli
         line = [*map(Cell, row[: len(by_rows) + split]), Cell(str(seeds))]
         for column in columns:
             values = _values(of.get(column, ()))
-            leads = bool(values) and rounded(values) == best.get(_judged(of[column]))
+            leads = bool(values) and rounded(values) == best[_judged(of[column])]
             line.append(cell(values, leads, fewer(len(values), seeds)) if values else Cell("-"))
         lines.append(line)
     titles = [", ".join(filter(None, map(_titled, by_columns, column))) or shown[0] for column in columns]
@@ -121,20 +127,17 @@ def _table(cells: Cells, by_rows: Sequence[str], by_columns: Sequence[str], spli
 
 
 def _best(cells: Sequence[Sequence[Point]]) -> dict[tuple[Any, ...], str]:
-    """The highest mean, as printed, of the trained (of the untrained where there are no others), wherever cells were
-    judged alike."""
-    some_trained = not all(of_cell[0].facts["untrained"] for of_cell in cells)
+    """The highest mean, as printed, wherever cells were judged alike."""
     alike: dict[tuple[Any, ...], list[list[float]]] = {}
     for of_cell in cells:
-        if not (some_trained and of_cell[0].facts["untrained"]):
-            alike.setdefault(_judged(of_cell), []).append(_values(of_cell))
+        alike.setdefault(_judged(of_cell), []).append(_values(of_cell))
     return {judged: highest(each) for judged, each in alike.items()}
 
 
 def _judged(of_cell: Sequence[Point]) -> tuple[Any, ...]:
-    """Whether a cell is of untrained models, its benchmark with its photos, its resolution, level and metric."""
+    """A cell's benchmark with its photos, its resolution, level and metric."""
     first = of_cell[0]
-    return first.facts["untrained"], *first.is_of[1:], first.judged_on
+    return *first.is_of[1:], first.judged_on
 
 
 def _split(splits: Mapping[str, Sequence[str]]) -> list[str]:

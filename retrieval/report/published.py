@@ -49,16 +49,14 @@ def _ours(rows: Sequence[Row], all_rows: Sequence[Row]) -> Iterator[list[Cell]]:
     groups: dict[tuple[Line, int, str], list[Row]] = {}
     for row in sorted(rows, key=lambda row: (line_of(row).order, row["resolution"])):
         groups.setdefault((line_of(row), row["resolution"], row["benchmark"]), []).append(row)
-    untrained, named_as = all(row["untrained"] for row in rows), names(all_rows)
-    alike = [of for (line, *_), of in groups.items() if line.model.untrained == untrained]
-    best = {level: highest(filter(None, (_scored(of, level) for of in alike))) for level in LEVELS}
+    named_as = names(all_rows)
+    best = {level: highest(filter(None, (_scored(of, level) for of in groups.values()))) for level in LEVELS}
     for (line, *_), of in groups.items():
-        fair, training = line.model.untrained == untrained, of[0].get("trained_on") or "trained"
+        training = of[0].get("trained_on") or "trained"
         words = [f"{line.model.backbone} · {named_as[line.model]}", "untrained" if of[0]["untrained"] else training]
         each = {level: _scored(of, level) for level in LEVELS}
         scores = [
-            cell(each[level], fair and rounded(each[level]) == best[level]) if each[level] else Cell("-")
-            for level in LEVELS
+            cell(each[level], rounded(each[level]) == best[level]) if each[level] else Cell("-") for level in LEVELS
         ]
         yield [*map(Cell, ("ours", *words, _test(of[0]))), *scores]
 

@@ -143,8 +143,7 @@ def _pooling(model: Model) -> str:
 
 def _table(title: str, grid: Grid, level: str, rows: Sequence[Row], with_p: bool) -> Table:
     columns = columns_of(grid)
-    untrained = all(line.model.untrained for line in grid)
-    best = _best(grid, level, untrained)
+    best = _best(grid, level)
     header, words = opening(rows)
     lines = []
     for line, of_line in grid.items():
@@ -153,8 +152,7 @@ def _table(title: str, grid: Grid, level: str, rows: Sequence[Row], with_p: bool
         for column in columns:
             found = of_line.get(column, [])
             scored = values(found, level, column.metric)
-            fair = line.model.untrained == untrained and bool(found)
-            leads = fair and rounded(scored) == best[column, judged_on(found[0])]
+            leads = bool(found) and rounded(scored) == best[column, judged_on(found[0])]
             cells.append(cell(scored, leads, fewer(len(found), seeds)) if found else Cell("-"))
         p = [Cell(exponent(row for of_column in of_line.values() for row in of_column))] if with_p else []
         lines.append([*cells, *p])
@@ -166,11 +164,11 @@ def columns_of(grid: Grid) -> list[Column]:
     return sorted({column for of_line in grid.values() for column in of_line}, key=lambda column: column.order)
 
 
-def _best(grid: Grid, level: str, untrained: bool) -> dict[tuple[Column, str], str]:
-    """The highest mean of the (un)trained, as printed, so that values that read alike are all bold, by column and what
-    they were judged on; "" without any."""
+def _best(grid: Grid, level: str) -> dict[tuple[Column, str], str]:
+    """The highest mean, as printed, so that values that read alike are all bold, by column and what they were judged
+    on; "" without any."""
     alike: dict[tuple[Column, str], list[list[float]]] = {}
-    for line, of_line in grid.items():
-        for column, rows in of_line.items() if line.model.untrained == untrained else ():
+    for of_line in grid.values():
+        for column, rows in of_line.items():
             alike.setdefault((column, judged_on(rows[0])), []).append(values(rows, level, column.metric))
     return {where: highest(each) for where, each in alike.items()}
