@@ -86,7 +86,7 @@ def test_the_queries_that_changed_most_stand_first(kept: Kept, tmp_path: Path) -
     kept("gem", moved)
     content = html_of(tmp_path, "gem", "gap")
     assert titles(content) == ["query03.png", "query05.png", "query07.png"]
-    assert "Gained +20.00 points of AP (35.0 to 55.0)" in content and "Lost -15.00 points" in content
+    assert "Gained 20.00 points of AP (35.0 to 55.0)" in content and "Lost 15.00 points" in content
 
 
 def test_at_most_four_gained_and_four_lost() -> None:
@@ -190,7 +190,7 @@ def test_lines_that_agree_on_every_query_get_a_plain_sentence(kept: Kept, tmp_pa
 def test_recall_is_called_by_its_name(kept: Kept, tmp_path: Path) -> None:
     kept("gap", np.zeros(QUERIES), metric="recall@1")
     kept("gem", np.eye(QUERIES)[2], metric="recall@1")
-    assert "Gained +100.00 points of recall@1 (0.0 to 100.0)" in html_of(tmp_path, "gem", "gap")
+    assert "Gained 100.00 points of recall@1 (0.0 to 100.0)" in html_of(tmp_path, "gem", "gap")
 
 
 def test_a_photo_that_is_gone_leaves_its_name(kept: Kept, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from retrieval.report import notes, panels, pictures, runs, spread, tables, writing
+from retrieval.export import command
+from retrieval.report import exports, notes, panels, pictures, runs, spread, tables, writing
 from retrieval.report.__main__ import main
 from retrieval.report.photos import thumbnail
 
@@ -178,6 +179,30 @@ def test_copied_run_that_disagrees_is_said(write: Write, tmp_path: Path) -> None
     write("a", result(0.4))
     write("b", result(0.5))
     assert "differ with the same settings and seed 0" in runs.collect([tmp_path]).warnings[0]
+
+
+def exported(lost: float) -> dict[str, Any]:
+    """A row of export.json whose file was judged."""
+    judged = {"benchmark": "folder", "metric": "mAP", "value": 0.5 - lost, "interval": [0.4, 0.6], "lost": lost}
+    about = {"model": "gem", "file": "model.onnx", "format": "onnx", "dtype": "int8", "device": "CPU", "threads": 2}
+    return about | {
+        "bytes": 9e6,
+        "resolution": 64,
+        "cosine": 1.0,
+        "seconds": 0.1,
+        "why_fixed": None,
+        "judged": [judged],
+    }
+
+
+@pytest.mark.parametrize(
+    ("lost", "said", "in_csv"),
+    [(0.191, "lost 19.10", -19.1), (-0.0014, "gained 0.14", 0.14), (0.0, "lost 0.00", 0.0), (-1e-9, "lost 0.00", 0.0)],
+)
+def test_a_loss_is_a_number_above_0_and_a_gain_is_called_one(lost: float, said: str, in_csv: float) -> None:
+    table = exports.table([exported(lost)])
+    assert table.lines[0][-1].text == said and table.records()[1][-1] == pytest.approx(in_csv, abs=1e-6)
+    assert f"folder mAP {50 - 100 * lost:.1f} ({said} points)" in command.printed([exported(lost)])
 
 
 def test_p_per_channel_shows_its_range(write: Write, tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_every_other_line_stands_against_one(judged: Write, tmp_path: Path) -> N
     found = {line["line"]: line["landmarks, 224 px"].split(" [")[0] for line in texts(made.tables[-1])}
     assert found == {"gap": "+10.00", f"gem, {PCA}": "+20.00"}
     assert "Compared on landmarks: 30 queries of 10 landmarks." in made.notes
-    assert made.notes[-1] == "mAP of each line minus that of gem: 2 p values, not corrected for their number."
+    assert made.notes[-1] == "mAP of each line minus that of gem: 2 P values, not corrected for their number."
 
 
 def test_one_comparison_needs_no_word_on_correction(judged: Write, tmp_path: Path) -> None:
@@ -234,6 +234,19 @@ def test_comparisons_are_in_every_output(judged: Write, tmp_path: Path, asked: l
     assert main([str(tmp_path), *asked, "--insert", str(readme)]) == 0
     for file in (readme, tmp_path / "report.md", tmp_path / "report.html"):
         assert "[+10.00, +10.00]" in file.read_text()
+
+
+@pytest.mark.parametrize("asked", [{"pair": ("gap", "gem")}, {"reference": "gem"}])
+def test_the_value_of_a_test_has_another_name_than_the_exponent(
+    judged: Write, tmp_path: Path, asked: dict[str, Any]
+) -> None:
+    judged("a", scored(0))
+    judged("b", scored(0, 0.1), pooling="gap", p=None)
+    made = report_of(tmp_path, **asked)
+    header, cells = made.tables[-1].records()
+    assert [name for name in header if str(name).endswith("P value")] and "p" not in header
+    assert made.tables[0].header[-1] == "p" and any("P value: two-sided test" in note for note in made.notes)
+    assert not [text for text in (*map(str, cells), *made.notes) if re.search(r"\bp( values?|:| [=<])", text)]
 
 
 def test_a_label_that_fits_nothing_ends_the_command(

@@ -17,6 +17,7 @@ from retrieval.export.asked import Asked
 from retrieval.export.checks import FailedCheck
 from retrieval.export.making import Made, Making
 from retrieval.export.measured import Describe
+from retrieval.report.exports import change
 from retrieval.spec import Spec
 from retrieval.store import VERSIONS
 
@@ -118,7 +119,7 @@ def lines(rows: Sequence[Row]) -> Iterator[str]:
     for one in rows:
         time = "-" if one["seconds"] is None else f"{1000 * one['seconds']:.1f}"
         values = [
-            f"{of['benchmark']} {of['metric']} {100 * of['value']:.1f} (lost {100 * of['lost']:.2f})"
+            f"{of['benchmark']} {of['metric']} {100 * of['value']:.1f} ({change(of['lost'])} points)"
             for of in one["judged"]
         ]
         fixed = [] if one["why_fixed"] is None else [f"one size: {one['why_fixed']}"]

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.report import photos
-from retrieval.report.differences import chosen, points
+from retrieval.report.differences import chosen
+from retrieval.report.exports import change
 from retrieval.report.kept import kept
 from retrieval.report.lines import Line, Row, by_benchmark, judged_on, line_of
 from retrieval.report.page import bullets
@@ -174,9 +175,8 @@ def _article(pair: Pair, each: Sequence[dict[str, NDArray]], scores: tuple[float
         for label, score, of in zip(pair.labels, scores, each, strict=True)
     )
     asked = photos.photo(path, None if np.isnan(box).any() else tuple(box.tolist()), f"query {Path(path).name}")
-    word = "Gained" if difference > 0 else "Lost"
     return (
-        f"<article><h3>{html.escape(name)}</h3><p>{word} {points(difference)} points of {pair.metric} "
+        f"<article><h3>{html.escape(name)}</h3><p>{change(-difference).capitalize()} points of {pair.metric} "
         f"({100 * scores[1]:.1f} to {100 * scores[0]:.1f}) on {html.escape(pair.where)}</p>"
         f'<div class="query">{asked}</div>{scroll(strips, f"what both find for {name}")}</article>'
     )

@@ -15,8 +15,8 @@ from retrieval.report.uncertainty import Missing, aligned, per_query
 EACH = "each line"
 NOTE = (
     "Differences are in points, above 0 where the line named is better than the one taken away; paired by query, seeds "
-    "averaged first. 95 % intervals: percentile bootstrap that resamples landmarks. p: two-sided test that flips the "
-    "signs of the differences, alike within a landmark."
+    "averaged first. 95 % intervals: percentile bootstrap that resamples landmarks. P value: two-sided test that flips "
+    "the signs of the differences, alike within a landmark."
 )
 
 
@@ -78,7 +78,7 @@ def _compared(rows: Sequence[Row], lines: Sequence[Line], reference: Line, what:
         raise ValueError("\n".join(missing or [f"there is no line besides {labels[reference]}"]))
     title = f"of {what} minus that of {labels[reference]}"
     table = _pivoted(title, found, labels) if what == EACH else _table(title, found)
-    count = f"{table.title}: {len(found)} p values, not corrected for their number."
+    count = f"{table.title}: {len(found)} P values, not corrected for their number."
     sizes = [f"{one.column.benchmark}: {one.queries} queries of {one.of.landmarks} landmarks" for one in found]
     compared = f"Compared on {', '.join(dict.fromkeys(sizes))}." if what == EACH else ""
     return table, [NOTE, *filter(None, [compared, count if len(found) > 1 else ""]), *dict.fromkeys(missing)]
@@ -112,12 +112,12 @@ def _table(title: str, found: Sequence[_Difference]) -> Table:
         benchmark = one.column.benchmark if alike else f"{one.column.benchmark} {one.column.metric}"
         texts = [benchmark, *level, *numbers, str(one.of.landmarks), str(one.queries)]
         lines.append([Cell(text) for text in texts])
-    header = [*words, "px", "difference", "95 % interval", "p", "landmarks", "queries"]
+    header = [*words, "px", "difference", "95 % interval", "P value", "landmarks", "queries"]
     return Table(f"{_metrics(found)} {title}", header, lines, len(words))
 
 
 def _pivoted(title: str, found: Sequence[_Difference], labels: Mapping[Line, str]) -> Table:
-    """A line for each line compared, a column for each benchmark, level and resolution: difference, interval, p."""
+    """A line for each line compared, a column for each benchmark, level and resolution."""
     columns = list(dict.fromkeys((one.level, one.column) for one in found))
     lines = []
     for line in dict.fromkeys(one.line for one in found):
@@ -131,10 +131,9 @@ def _pivoted(title: str, found: Sequence[_Difference], labels: Mapping[Line, str
 
 
 def _said(one: _Difference) -> Cell:
-    p = p_value(one.of.p_value)
-    text = f"{points(one.of.mean)} {between(one)}, p {p if p.startswith('<') else f'= {p}'}"
+    text = f"{points(one.of.mean)} {between(one)}, P value {p_value(one.of.p_value)}"
     ends = {"low": 100 * one.of.low, "high": 100 * one.of.high}
-    return Cell(text, numbers={"mean": 100 * one.of.mean, **ends, "p": one.of.p_value})
+    return Cell(text, numbers={"mean": 100 * one.of.mean, **ends, "P value": one.of.p_value})
 
 
 def _metrics(found: Sequence[_Difference]) -> str:

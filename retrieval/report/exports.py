@@ -14,7 +14,7 @@ TEXTS, NUMBERS = ("model", "file", "format", "dtype", "device"), ("bytes", "reso
 MEASURED = ("cosine", "seconds")  # or null
 SAID = (
     "Lowest cosine: of a file's descriptors to the model's, over three sizes, two aspect ratios, one and five images. "
-    "Lost: points of the value that the model itself has at that size, less the file's."
+    "Change: percentage points that a file loses or gains against the model itself at that size."
 )
 
 
@@ -48,12 +48,14 @@ def tables(rows: Iterable[Row]) -> tuple[list[Table], list[str]]:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """The files of one model: size, time, agreement with it and, where they were judged, what they lose."""
+    """The files of one model: size, time, agreement with it and, where they were judged, what they lose or gain."""
     asked = list(dict.fromkeys((one["benchmark"], one["metric"]) for row in rows for one in row["judged"]))
     first = rows[0]
     title = f"Files of {first['model']}, at {first['resolution']} px ({first['device']}, {first['threads']} threads)"
     header = ["file", "format", "numbers", "MB", "ms an image", "lowest cosine"]
-    header += [said for benchmark, metric in asked for said in (f"{benchmark}, {metric} [95 %]", f"{benchmark}, lost")]
+    header += [
+        said for benchmark, metric in asked for said in (f"{benchmark}, {metric} [95 %]", f"{benchmark}, change")
+    ]
     return Table(title, header, [_line(row, asked) for row in rows], names=3)
 
 
@@ -67,7 +69,7 @@ def _line(row: Row, asked: Sequence[tuple[str, str]]) -> list[Cell]:
             if one is None
             else [
                 percent(one["value"], one["interval"]),
-                _cell(one["lost"], 2, 100),
+                Cell(change(one["lost"]), numbers={"": 0 - 100 * one["lost"]}),
             ]
         )
     return cells
@@ -75,6 +77,11 @@ def _line(row: Row, asked: Sequence[tuple[str, str]]) -> list[Cell]:
 
 def _cell(value: float | None, digits: int, times: float = 1) -> Cell:
     return Cell("-") if value is None else Cell(f"{times * value:.{digits}f}", numbers={"": times * value})
+
+
+def change(lost: float) -> str:
+    """Percentage points of a value that are lost, or gained where `lost` is below 0: `lost 1.20`."""
+    return f"{'gained' if round(100 * lost, 2) < 0 else 'lost'} {abs(100 * lost):.2f}"
 
 
 def percent(value: float | None, interval: Sequence[float] | None) -> Cell:

@@ -20,10 +20,11 @@ function sort(header) {
   body.append(...lines.map(([, row]) => row));
 }
 
-// The first number in "41.2 ± 0.3", "3.1 (2.0 to 4.2)" and "1,234"; null in "-" and "NaN", which stand last.
+// The first number in "41.2 ± 0.3", "3.1 (2.0 to 4.2)" and "1,234", below 0 in "lost 1.20"; null in "-" and "NaN",
+// which stand last.
 function number(text) {
   const found = text.replaceAll("\u2212", "-").replace(/,(?=\d{3})/g, "").match(/[-+]?\d+(\.\d+)?(e[-+]?\d+)?/i);
-  return found && Number(found[0]);
+  return found && (text.startsWith("lost ") ? -1 : 1) * Number(found[0]);
 }
 
 function word(text) {
