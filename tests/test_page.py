@@ -218,6 +218,38 @@ def test_the_page_does_not_scroll_sideways(opened: Open, width: int) -> None:
     assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
 
 
+def hidden(page: Page) -> list[str]:
+    """The cells of each table up to its first value that the screen does not show in full before it is scrolled."""
+    return page.evaluate("""() => [...document.querySelectorAll("table")].flatMap(table => {
+        const titles = [...table.tHead.rows[0].cells];
+        const words = titles.filter(title => title.classList.contains("word")).length;
+        const shown = words + 1 + titles.some(title => title.textContent === "seeds");
+        const edge = Math.min(innerWidth, table.closest(".scroll").getBoundingClientRect().right);
+        return [...table.rows].flatMap(row => [...row.cells].slice(0, shown))
+            .filter(cell => cell.getBoundingClientRect().right > edge).map(cell => cell.textContent); })""")
+
+
+def test_a_phone_shows_the_first_value_of_every_table(opened: Open) -> None:
+    page = opened(viewport={"width": 400, "height": 740})
+    assert page.locator("table").count() > 2 and hidden(page) == []
+
+
+def test_a_phone_shows_the_first_value_beside_long_words(browser: Browser) -> None:
+    words = ["resnet10t_narrow", "gem (p=3) + whitening", "3 scales 1 0.707 0.5, pca 256 shrinkage=0.7", "untrained"]
+    lines = [[Cell(text) for text in (*words, "3", *["51.2 ± 0.3 [46.6, 55.8]"] * 6)]]
+    header = ["backbone", "pooling", "descriptor", "weights", "seeds", *(f"landmarks, {r} px, macro" for r in range(6))]
+    gains = [[Cell(", ".join(words)), *[Cell("+10.00 [-10.12, +10.31], P value <0.001")] * 3]]
+    tables = [Table("wide", header, lines, 4), Table("against", ["line", *(f"a, {r} px" for r in range(3))], gains, 1)]
+    with browser.new_page(viewport={"width": 400, "height": 740}) as page:
+        page.set_content(render("wide", [], [("Tables", "".join(table.html() for table in tables))]))
+        assert hidden(page) == [] and page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+
+
+def test_one_table_stands_before_the_first_chart(page: Page) -> None:
+    found = page.locator("table, figure.chart").evaluate_all("all => all.map(one => one.tagName)")
+    assert found[:2] == ["TABLE", "FIGURE"] and found.count("TABLE") > 2
+
+
 @pytest.mark.parametrize("width", [360, 1280])
 def test_pictures_of_where_models_looked_stay_in_their_place(browser: Browser, tmp_path: Path, width: int) -> None:
     wide = photo(tmp_path / "wide.jpg", np.random.default_rng(0), (640, 200))
@@ -266,7 +298,8 @@ def test_what_came_out_is_said_first(page: Page) -> None:
     said = page.locator(".summary p").all_text_contents()
     assert said[0] == "7 runs of gap, gem, gem_channels and max on resnet10t, seeds 0 and 1."
     assert said[2] == (
-        "landmarks: the highest mAP is 50.3 ± 0.0 by gem_channels at 320 px; next is 41.5 ± 0.0 by gem at 320 px."
+        "landmarks: the highest mAP is 50.3 ± 0.0 by gem_channels at 320 px; next is 41.5 ± 0.0 by gem at 320 px "
+        "(not tested: values per query are missing)."
     )
 
 

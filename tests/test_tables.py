@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_report import ranking, result
 
-from retrieval.report import lines, notes, pictures, runs, tables, writing
+from retrieval.report import lines, notes, pictures, pivot, runs, tables, writing
 
 Write = Callable[..., Path]
 THREE = [1.0, 2**-0.5, 0.5]
@@ -141,11 +141,72 @@ def test_a_hash_is_not_needed_for_evaluations_of_one_model(write: Write, tmp_pat
 
 
 def test_every_average_precision_has_a_table_and_ranks_share_one(write: Write, tmp_path: Path) -> None:
-    names = ("recall@5", "recall@1", "mP@1", "micro-AP", "mAP@100", "mAP@R", "mAP")
+    names = ("recall@5", "recall@1", "mP@5", "micro-AP", "mAP@100", "mAP@R", "mAP")
     write("a", result(metrics=dict.fromkeys(names, 0.5)))
     assert titles(tmp_path) == ["mAP", "mAP@R", "mAP@100", "micro-AP", "mP@k", "recall@k"]
     header = tables.tables(runs.collect([tmp_path]).rows)[-1].header
     assert header[4:] == ["landmarks recall@1, 224 px", "landmarks recall@5, 224 px"]
+
+
+def test_precision_at_1_is_shown_once_where_it_is_recall_at_1(write: Write, tmp_path: Path) -> None:
+    both = {"mAP": 0.5, "mP@1": 0.625, "mP@5": 0.4, "recall@1": 0.625, "recall@5": 0.9}
+    write("a", result(metrics=both), result(metrics={**both, "mP@1": None, "recall@1": None}, pooling="gap"))
+    shown = [title for table in tables.tables(runs.collect([tmp_path]).rows) for title in table.header if "@1" in title]
+    assert shown == ["landmarks recall@1, 224 px"] and titles(tmp_path) == ["mAP", "mP@k", "recall@k"]
+    assert "mP@1 equals recall@1 here, so it is shown once" in said(tmp_path)
+    writing.write([tmp_path], tmp_path)
+    assert "mP@1" in (tmp_path / "report.csv").read_text().splitlines()[0].split(",")
+
+
+def test_a_table_that_would_repeat_another_is_left_out(write: Write, tmp_path: Path) -> None:
+    write("a", result(metrics={"mAP": 0.5, "mP@1": 0.625, "recall@1": 0.625}))
+    assert titles(tmp_path) == ["mAP", "recall@k"]
+
+
+@pytest.mark.parametrize("other", [{"mAP": 0.5, "mP@1": 0.6}, {"mAP": 0.5, "mP@1": 0.6, "recall@1": 0.7}])
+def test_precision_at_1_stands_where_a_row_has_no_equal_recall(
+    write: Write, tmp_path: Path, other: dict[str, Any]
+) -> None:
+    write("a", result(metrics={"mAP": 0.5, "mP@1": 0.625, "recall@1": 0.625}), result(metrics=other, pooling="gap"))
+    assert "mP@k" in titles(tmp_path) and "shown once" not in said(tmp_path)
+
+
+def test_queries_with_equal_scores_are_counted_in_a_note(write: Write, tmp_path: Path) -> None:
+    write("a", result(tied_queries=12), result(pooling="gap", tied_queries=0), result(pooling="max", tied_queries=None))
+    assert (
+        "gem on landmarks: 12 of 48 queries had equal scores at a labeled image; equal scores count as the mean over "
+        "random orders."
+    ) in said(tmp_path)
+    assert "equal scores" not in said(write("b", result(tied_queries=0)))
+
+
+def test_of_many_lines_with_equal_scores_some_are_named_and_the_others_counted(write: Write, tmp_path: Path) -> None:
+    write("a", *(result(pooling=f"pooling{i}", settings=str(i), tied_queries=i + 1) for i in range(7)))
+    assert "pooling4 on landmarks: 5 of 48 queries, and 2 other lines had equal scores" in said(tmp_path)
+
+
+COUNTED = {"tied_queries": 3, "duplicates": {"copies": 4, "named": ["a.jpg", "b.jpg"]}, "of_tomorrow": [{"a": [1]}]}
+
+
+def test_what_a_row_says_beyond_the_known_keys_splits_no_line(write: Write, tmp_path: Path) -> None:
+    write("a", result(0.4, convention={}))
+    write("b", result(0.6, seed=1, convention={"duplicates": "keep"}, **COUNTED))
+    table = pivot.pivot(runs.collect([tmp_path]).rows, pivot.Asked(["pooling"], ["benchmark"], []))[0]
+    assert described(tmp_path) == [""] and [cell.text for cell in table.lines[0]] == ["gem", "2", "50.0 ± 14.1"]
+    assert writing.write([tmp_path], tmp_path).is_file()
+
+
+@pytest.mark.parametrize("other", [{}, {"duplicates": "keep"}])
+def test_evaluations_that_treat_duplicates_otherwise_share_no_mean(
+    write: Write, tmp_path: Path, other: dict[str, Any]
+) -> None:
+    write("a", result(0.4, convention=other), result(0.6, convention={"duplicates": "junk"}))
+    assert described(tmp_path) == ["", "duplicates junk"]
+
+
+def test_the_orientation_of_photos_is_called_by_its_name(write: Write, tmp_path: Path) -> None:
+    write("a", result(convention={"upright": True}))
+    assert "landmarks (EXIF orientation on): 48 queries" in said(tmp_path)
 
 
 def test_public_comes_before_private_and_unknown_levels_last(write: Write, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from test_report import result
 
 from retrieval import metrics, statistics
-from retrieval.report import runs, uncertainty, writing
+from retrieval.report import runs, summary, uncertainty, writing
 from retrieval.report.__main__ import main
 from retrieval.report.differences import p_value
 from retrieval.report.table import Table
@@ -157,6 +157,50 @@ def test_every_other_line_stands_against_one(judged: Write, tmp_path: Path) -> N
     assert found == {"gap": "+10.00", f"gem, {PCA}": "+20.00"}
     assert "Compared on landmarks: 30 queries of 10 landmarks." in made.notes
     assert made.notes[-1] == "mAP of each line minus that of gem: 2 P values, not corrected for their number."
+
+
+def headline(folder: Path) -> str:
+    """What a report says first of the two best lines."""
+    found = runs.collect([folder])
+    said = summary.summary(found)[-1]
+    assert said in (writing.write_files(writing.report_of(found), folder).parent / "report.md").read_text()
+    return said
+
+
+def test_the_headline_ranks_lines_that_their_test_tells_apart(judged: Write, tmp_path: Path) -> None:
+    judged("a", scored(0), metrics={"mAP": 0.4})
+    judged("b", scored(0, 0.1), pooling="gap", metrics={"mAP": 0.5})
+    assert headline(tmp_path) == (
+        "landmarks: the highest mAP is 50.0 by gap at 224 px; next is 40.0 by gem at 224 px (P value 0.002, one seed "
+        "each)."
+    )
+
+
+def test_the_headline_ranks_no_lines_that_their_test_does_not_tell_apart(judged: Write, tmp_path: Path) -> None:
+    for seed in range(2):
+        judged(f"a{seed}", scored(seed), metrics={"mAP": 0.4}, seed=seed)
+        judged(f"b{seed}", scored(5 + seed), pooling="gap", metrics={"mAP": 0.41}, seed=seed)
+    a, b = (np.mean([scored(first), scored(first + 1)], axis=0) for first in (0, 5))
+    p = statistics.difference(b, a, LANDMARKS).p_value
+    assert p >= 0.05 and headline(tmp_path) == (
+        f"landmarks: the highest mAP are not told apart (P value {p:.3f}): 41.0 ± 0.0 by gap at 224 px, 40.0 ± 0.0 by "
+        "gem at 224 px."
+    )
+
+
+def test_the_headline_says_where_landmarks_are_too_few_to_tell_lines_apart(judged: Write, tmp_path: Path) -> None:
+    few = np.repeat(["a", "b", "c"], 10)
+    judged("a", scored(0), few, metrics={"mAP": 0.4})
+    judged("b", scored(0, 0.1), few, pooling="gap", metrics={"mAP": 0.5})
+    assert "not told apart (P value 0.250, and 3 landmarks can give none below 0.25, one seed each)" in headline(
+        tmp_path
+    )
+
+
+def test_the_headline_says_why_two_lines_were_not_tested(judged: Write, tmp_path: Path) -> None:
+    judged("a", scored(0), metrics={"mAP": 0.4})
+    judged("b", scored(0), order=IN_ORDER[:29], pooling="gap", metrics={"mAP": 0.5})
+    assert "(not tested: the same queries must be compared, query29.jpg is not in both)." in headline(tmp_path)
 
 
 def test_one_comparison_needs_no_word_on_correction(judged: Write, tmp_path: Path) -> None:

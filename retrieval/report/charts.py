@@ -33,7 +33,7 @@ def lines(chart: Chart, colours: Mapping[str, str]) -> str:
         figure = Figure(figsize=(1.2 + 3.4 * max(across, 1.7), 0.5 + 2.5 * down), layout="constrained")
         grid = figure.subplots(down, across, squeeze=False).ravel()
         for axes, (title, curves) in zip(grid, chart.panels.items(), strict=False):
-            axes.set(title=fill(title, 38), xlabel=chart.x, ylabel=chart.y)
+            axes.set(title=fill(title, 38), xlabel=chart.x, ylabel=chart.y_of(title))
             if chart.ticks:
                 axes.set_xticks(list(chart.ticks))
             for curve in curves:

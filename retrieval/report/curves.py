@@ -16,6 +16,7 @@ class Curve:
 
     bands: pairs of a lower and an upper line round it, the widest first.
     said: what pointing at it tells beside the value, of the whole curve or of each of its points.
+    y_is: what its values are, where a chart has panels of several measures.
     """
 
     label: str
@@ -25,6 +26,7 @@ class Curve:
     untrained: bool = False  # drawn dashed, in the colour of the trained line of the same label
     joined: bool = True
     said: str | Sequence[str] = ""
+    y_is: str = ""
 
     @property
     def name(self) -> str:
@@ -44,6 +46,16 @@ class Chart:
     x: str
     y: str = ""
     ticks: Sequence[float] = ()
+
+    def y_of(self, title: str) -> str:
+        """What the y axis of a panel shows."""
+        return next((curve.y_is for curve in self.panels[title] if curve.y_is), self.y)
+
+    @property
+    def measures(self) -> str:
+        """What its panels show, in words: "mAP and mAP@R"."""
+        *others, last = dict.fromkeys(self.y_of(title).removesuffix(" (%)") for title in self.panels)
+        return f"{', '.join(others)} and {last}" if others else last
 
     @property
     def labels(self) -> list[str]:

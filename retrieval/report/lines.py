@@ -24,6 +24,8 @@ EVALUATED: dict[str, Any] = {
     "rerank": None,
     "junk_known": None,
 }
+CONVENTION = {"duplicates": "keep"}  # likewise, of what every benchmark may add
+SAID_AS = {"upright": "EXIF orientation"}  # of keys whose own name says too little
 THEIR_OWN_NAME = ("whitening", "rerank")  # texts that need no key before them
 SIZES = ("queries", "images", "skipped")  # of a benchmark: fewer photos are another benchmark
 LONGEST, MOST = 40, 5  # of the values of configs that are said in words, and how many
@@ -88,13 +90,18 @@ def evaluated(row: Row) -> dict[str, Any]:
 
 def evaluation(row: Row) -> tuple[str, ...]:
     """Equal for rows that were evaluated alike."""
-    either = evaluated(row), row["convention"], sizes(row)
+    either = evaluated(row), convention(row), sizes(row)
     return tuple(canonical({key: value for key, value in said.items() if value}) for said in either)
 
 
 def judged_on(row: Row) -> str:
     """Equal for rows that were judged on the same photos by the same convention: others are no better or worse."""
-    return canonical({key: value for key, value in {**row["convention"], **sizes(row)}.items() if value})
+    return canonical({key: value for key, value in {**convention(row), **sizes(row)}.items() if value})
+
+
+def convention(row: Row) -> dict[str, Any]:
+    """What a benchmark says of how it was evaluated, without what is so in rows that lack the key."""
+    return {key: value for key, value in row["convention"].items() if key not in CONVENTION or value != CONVENTION[key]}
 
 
 def sizes(row: Row) -> dict[str, Any]:
@@ -160,8 +167,9 @@ def short(value: Any) -> str:
 
 def conventions(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The convention of each row of one benchmark, None under a key that others alone have."""
-    keys = dict.fromkeys(key for row in rows for key in row["convention"])
-    return [{key: row["convention"].get(key) for key in keys} for row in rows]
+    each = [convention(row) for row in rows]
+    keys = dict.fromkeys(key for one in each for key in one)
+    return [{key: one.get(key) for key in keys} for one in each]
 
 
 def by_benchmark(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -187,7 +195,7 @@ def shared(each: Sequence[Mapping[str, Any]], but: Iterable[str] = ()) -> str:
 
 def word(key: str, value: Any) -> str:
     """A value in short words; "" where nothing was done."""
-    name = key.replace("_", " ")
+    name = SAID_AS.get(key, key.replace("_", " "))
     if key == "scales":
         return "1 scale" if value == [1.0] else f"{len(value)} scales {' '.join(f'{scale:.3g}' for scale in value)}"
     if isinstance(value, bool):

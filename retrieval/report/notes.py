@@ -14,17 +14,23 @@ from retrieval.report.lines import (
     sizes,
     varying,
 )
-from retrieval.report.tables import family, line_labels, metrics, names
+from retrieval.report.tables import family, line_labels, metrics, names, repeats
 
 DEFINITIONS = {
     "mAP": "AP is the trapezoid average precision of the revisited Oxford and Paris protocol",
-    "mAP@R": "AP@R is the mean of the precision at each right one of the first R images, R being how many are right",
-    "mAP@k": "AP@k is the sum of the precision at each right one of the first k images, over k or the number of right "
-    "images, whichever is less",
-    "micro-AP": "micro-AP ranks the best answers to all queries together, over the number of queries that have a right "
-    "one",
-    "recall@k": "recall@k is the share of queries with a right image among the first k",
+    "mAP@R": "AP@R is the sum of the precision at each relevant image among the first R, divided by R, the number of "
+    "relevant images",
+    "mAP@k": "AP@k is the sum of the precision at each relevant image among the first k, divided by k or by the number "
+    "of relevant images, whichever is less",
+    "micro-AP": "micro-AP ranks the best answers to all queries in one list: the sum of the precision at each correct "
+    "one, divided by the number of queries that have a correct answer",
+    "mP@k": "P@k is the share of relevant images among the first k, or up to the last relevant one if that comes "
+    "before",
+    "recall@k": "recall@k is the share of queries with a relevant image among the first k",
 }
+TIES = "equal scores count as the mean over random orders"
+FIRST = 2  # notes that tell what values are and which are bold
+FEW = 5  # lines of a table that a note names
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
@@ -33,6 +39,8 @@ def notes(rows: Sequence[Row]) -> list[str]:
     defined = [DEFINITIONS[family] for family in families if family in DEFINITIONS]
     said = ["; ".join([*defined, "values in percent."])]
     said.append(f"Mean ± sample standard deviation over seeds; bold: {_bold(rows)}.")
+    if repeats(rows):
+        said.append("mP@1 equals recall@1 here, so it is shown once, as recall@1.")
     if any("#" in name for name in names(rows).values()):
         said.append(
             "Lines that differ in #hash differ in settings other than the seed, so they share no mean; "
@@ -45,6 +53,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
         skipped = max(row.get("skipped") or 0 for row in mine)
         name = f"{benchmark} ({agreed})" if agreed else benchmark
         said.append(f"{name}: {sizes}" + (f", {skipped} photos skipped" if skipped else "") + ".")
+    said += _ties(rows)
     trained = [row for row in rows if not row["untrained"]]
     if trained:
         # The score that won differs from run to run; what was scored is what a reader needs.
@@ -53,6 +62,19 @@ def notes(rows: Sequence[Row]) -> list[str]:
     versions = {f"{name} {number}" for row in rows for name, number in (row.get("versions") or {}).items()}
     said.append(f"Computed in {_distinct(rows, 'dtype')} on {_distinct(rows, 'device')}.")
     return said + ([f"Versions: {', '.join(sorted(versions))}."] if versions else [])
+
+
+def _ties(rows: Sequence[Row]) -> list[str]:
+    """Of which lines some queries had equal scores at a labeled image, and what the values are then."""
+    labels = line_labels(rows)
+    most: dict[tuple[str, str], tuple[int, int]] = {}
+    for row in rows:
+        if tied := int(row.get("tied_queries") or 0):
+            where = labels[line_of(row)], row["benchmark"]
+            most[where] = max(most.get(where, (0, 0)), (tied, int(row.get("queries") or 0)))
+    each = [f"{label} on {on}: {tied} of {of} queries" for (label, on), (tied, of) in most.items()]
+    others = f", and {len(each) - FEW} other lines" if len(each) > FEW else ""
+    return [f"{'; '.join(each[:FEW])}{others} had equal scores at a labeled image; {TIES}."] if each else []
 
 
 def mixed(rows: Sequence[Row]) -> list[str]:
@@ -82,7 +104,7 @@ def _evaluations(rows: Sequence[Row]) -> list[str]:
         said.append(f"Lines differ in how they were evaluated ({keys}); no mean is taken over lines.")
     if "contents" in differing:
         said.append(
-            "contents: a hash of the photos judged and of what is right; lines of different ones do not compare."
+            "contents: a hash of the photos evaluated and of their labels; lines of different ones do not compare."
         )
     agreed = shared(each, but=["dtype"])  # said beside the device
     return [*said, f"All rows: {agreed}."] if agreed else said

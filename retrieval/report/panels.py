@@ -77,7 +77,7 @@ def resolution_panels(rows: Sequence[Row]) -> Panels:
                 means, sds = 100 * np.array([mean_and_sd(values(seeds, level, metric)) for seeds in at.values()]).T
                 said = [_seeds(seeds, level, metric) for seeds in at.values()]
                 label, bands = _title(of_model[line.model], own), [(means - sds, means + sds)]
-                curve = Curve(label, list(at), means, bands, line.model.untrained, said=said)
+                curve = Curve(label, list(at), means, bands, line.model.untrained, said=said, y_is=f"{metric} (%)")
                 panels[_title(*of_panel, shown, of_backbone[line.model.backbone])].append(curve)
     return panels
 
@@ -90,11 +90,14 @@ def exponent_panels(rows: Sequence[Row]) -> Panels:
     of_backbone, crowded = backbones(rows), _crowded(rows)
     for benchmark, mine in by_benchmark(rows).items():
         for level, row in product(levels(mine), sorted(mine, key=lambda row: (row["resolution"], line_of(row).order))):
-            value = row["metrics"].get(named(level, main_metric(mine)))
+            metric = main_metric(mine)
+            value = row["metrics"].get(named(level, metric))
             if value is not None and _p(row) is not None:
                 own, shown = ("", row["descriptor"]) if crowded else (row["descriptor"], "")
                 title = _title(benchmark, level, f"{row['resolution']} px", shown, of_backbone[row["backbone"]])
-                panels[title][_title(_without_p(row), own), row["untrained"]].append({**row, "value": value})
+                panels[title][_title(_without_p(row), own), row["untrained"]].append(
+                    {**row, "value": value, "y_is": f"{metric} (%)"}
+                )
     drawn = {title: [_over_p(*which, curves[which]) for which in curves] for title, curves in panels.items()}
     return {title: curves for title, curves in drawn.items() if any(len(set(curve.x)) > 1 for curve in curves)}
 
@@ -106,7 +109,8 @@ def _over_p(label: str, untrained: bool, rows: Sequence[Row]) -> Curve:
         points[_p(row) or 0.0, 100 * row["value"]].append(f"seed {row['seed']}, {_place(row['folder'])}")
     p, value = zip(*sorted(points), strict=True)
     joined = untrained and len(set(p)) == len(p)
-    return Curve(label, p, value, (), untrained, joined, ["\n".join(points[at]) for at in sorted(points)])
+    said = ["\n".join(points[at]) for at in sorted(points)]
+    return Curve(label, p, value, (), untrained, joined, said, rows[0]["y_is"])
 
 
 def _p(row: Row) -> float | None:

@@ -20,9 +20,9 @@ from retrieval.report.runs import Runs
 from retrieval.report.tables import labels, line_labels
 
 CHARTS = {
-    "resolution": ("mAP against resolution", "Mean over seeds, with a band of one standard deviation each way; "
+    "resolution": ("{y} against resolution", "Mean over seeds, with a band of one standard deviation each way; "
                    "untrained models are dashed."),
-    "exponent": ("mAP against p", "mAP by the p of GeM: untrained models are hollow and joined by a dashed line, "
+    "exponent": ("{y} against p", "By the p of GeM: untrained models are hollow and joined by a dashed line, "
                  "trained ones stand at the p that they ended with. Where each channel has its own p, their mean "
                  "counts."),
     "precision": ("Precision and recall", "Interpolated precision (the highest at that recall or a "
@@ -36,13 +36,13 @@ CHARTS = {
 
 
 def charts_of(found: Runs) -> dict[str, Chart]:
-    """The charts that the runs have data for; mAP against resolution needs two or more."""
+    """The charts that the runs have data for; that over resolutions needs two or more."""
     rows, runs = found.rows, trainings(found)
     resolutions = sorted({row["resolution"] for row in rows})
     over_resolution = resolution_panels(rows) if len(resolutions) > 1 else {}
     built = {
-        "resolution": Chart(over_resolution, "resolution (px)", "mAP (%)", resolutions),
-        "exponent": Chart(exponent_panels(rows), "p", "mAP (%)"),
+        "resolution": Chart(over_resolution, "resolution (px)", ticks=resolutions),
+        "exponent": Chart(exponent_panels(rows), "p"),
         "precision": Chart(precision_panels(rows), "recall (%)", "precision (%)"),
         "p": Chart(p_panels(runs), "training step", "p"),
         "channels": Chart(channel_panels(runs), "training step", "p"),
@@ -59,11 +59,14 @@ def draw(found: Runs) -> dict[str, str]:
 
 
 def chart_sections(found: Runs) -> list[tuple[str, str]]:
-    """Each chart as a section of the page."""
+    """Each chart as a section of the page: its heading names what its panels show."""
     drawn = charts_of(found)
     colour = colours(drawn.values())
     return [
-        (heading, page.chart(charts.lines(drawn[name], colour), said, plots.panels(drawn[name], colour)))
+        (
+            heading.format(y=drawn[name].measures),
+            page.chart(charts.lines(drawn[name], colour), said, plots.panels(drawn[name], colour)),
+        )
         for name, (heading, said) in CHARTS.items()
         if name in drawn
     ]

@@ -53,25 +53,31 @@ def _choice(titles: Sequence[str]) -> str:
 
 def _panel(chart: Chart, title: str, colours: Mapping[str, str]) -> str:
     name = html.escape(title)
-    said = html.escape(f"{title}: {chart.y or title} over {chart.x}" if title else f"{chart.y} over {chart.x}")
+    y = chart.y_of(title)
+    said = html.escape(f"{title}: {y or title} over {chart.x}" if title else f"{y} over {chart.x}")
     heading = f"<h4>{name}</h4>" if title else ""
     # "<" stands in JSON inside texts alone; as \u003c it cannot end the script.
-    drawn = str(figure(chart, chart.panels[title], colours).to_json()).replace("<", "\\u003c")
+    drawn = str(figure(chart, title, colours).to_json()).replace("<", "\\u003c")
     plot = f'<div class="plot" role="img" aria-label="{said}"></div><script type="application/json">{drawn}</script>'
     return f'<div class="panel" data-title="{name}">{heading}{plot}</div>'
 
 
-def figure(chart: Chart, curves: Sequence[Curve], colours: Mapping[str, str]) -> graph_objects.Figure:
+def figure(chart: Chart, title: str, colours: Mapping[str, str]) -> graph_objects.Figure:
     """One panel: a trace per curve after those of its bands; a trace's `legendgroup` is the curve's label."""
     axis = {"zeroline": False, "automargin": True, "exponentformat": "power", "hoverformat": ".8~g"}
     ticks = {"tickmode": "array", "tickvals": list(chart.ticks)} if chart.ticks else {}
-    traces = [trace for curve in curves for trace in _traces(curve, chart, colours[curve.label])]
-    x, y = {**axis, **ticks, "title": {"text": chart.x}}, {**axis, "title": {"text": chart.y}}
+    shown = chart.y_of(title)
+    traces = [
+        trace
+        for curve in chart.panels[title]
+        for trace in _traces(curve, (chart.x, shown or "value"), colours[curve.label])
+    ]
+    x, y = {**axis, **ticks, "title": {"text": chart.x}}, {**axis, "title": {"text": shown}}
     return graph_objects.Figure(traces, {**LAYOUT, "template": "none", "xaxis": x, "yaxis": y})
 
 
-def _traces(curve: Curve, chart: Chart, colour: str) -> Iterator[graph_objects.Scatter]:
-    """The bands, which do not answer, and the line."""
+def _traces(curve: Curve, axes: tuple[str, str], colour: str) -> Iterator[graph_objects.Scatter]:
+    """The bands, which do not answer, and the line. axes: what x and y are."""
     group, x, y = {"legendgroup": curve.label, "name": curve.name}, _numbers(curve.x), _numbers(curve.y)
     for low, high in curve.bands:
         outline = {"x": np.r_[x, x[::-1]], "y": np.r_[_numbers(low), _numbers(high)[::-1]], "line": {"width": 0}}
@@ -84,7 +90,7 @@ def _traces(curve: Curve, chart: Chart, colour: str) -> Iterator[graph_objects.S
         said, text = _plain(curve.said), None
     else:
         said, text = "%{text}", [_plain(point) for point in curve.said]
-    values = f"{chart.x} %{{x}}<br>{chart.y or 'value'} <b>%{{y:.4~g}}</b>"
+    values = f"{axes[0]} %{{x}}<br>{axes[1]} <b>%{{y:.4~g}}</b>"
     told = {"text": text, "hovertemplate": f"<b>{_plain(curve.name)}</b><br>{values}<br>{said}<extra></extra>"}
     yield graph_objects.Scatter(**group, x=x, y=y, mode=mode, line=line, marker=marker, **told)
 

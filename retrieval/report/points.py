@@ -12,7 +12,7 @@ from retrieval.report.tables import main_metric, metrics
 NO_KEYS = {
     *("seed", "metrics", "macro", "intervals", "tied_queries", "search_recall", "p", "per_query", "whitening_file"),
     *("seconds", "poolings_in_pass", "described", "trained_seconds", "peak_memory", "steps", "validation"),
-    *("config", "folder", "training", "convention", "versions"),
+    *("config", "folder", "training", "convention", "versions", "tied_queries", "duplicates"),
 }
 
 

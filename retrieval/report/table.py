@@ -12,6 +12,7 @@ LATEX = {
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"},
     **{"<": "$<$", ">": "$>$", "±": r"$\pm$", "·": r"$\cdot$", "†": r"\textdagger{}"},
 }
+BREAKS = re.compile(r" (?=\[|\(|P value)")  # where a narrow screen may break what a cell says of a number
 
 
 class Cell(NamedTuple):
@@ -51,7 +52,8 @@ class Table:
             _line([_html(cell, theirs) for cell in line], kinds, faded and not all(pale))
             for (line, theirs), faded in zip(self._lines(), pale, strict=True)
         )
-        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        shown = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+        table = f'<table style="--words: {self.names}">{shown}</table>'
         return f"<h3>{html.escape(self.title)}</h3>{scroll(table, self.title)}"
 
     def latex(self, label: str) -> str:
@@ -121,7 +123,7 @@ def _line(cells: Sequence[str], kinds: Sequence[str], faded: bool) -> str:
 
 
 def _html(cell: Cell, theirs: bool) -> str:
-    text = html.escape(cell.text)
+    text = BREAKS.sub('<span class="break"> </span>', html.escape(cell.text))
     text = f'<a href="{html.escape(cell.link)}">{text}</a>' if cell.link else text
     text = f"<em>{text}</em>" if theirs else text
     return f"<strong>{text}</strong>" if cell.best else text

@@ -1,5 +1,6 @@
 """Tables from rows: one line per model, values in percent, mean and spread over seeds."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -41,7 +42,8 @@ def tables(rows: Sequence[Row]) -> list[Table]:
         # p stands once, beside the average precision: the tables of many k are wide enough.
         with_p = "AP" in title or not any("AP" in metric for metric in found)
         for level in levels(rows):
-            if grid := gather(rows, level, wanted):
+            repeated = {Column(benchmark, "mP@1", at) for benchmark, of, at in repeats(rows) if of == level}
+            if grid := without(gather(rows, level, wanted), repeated):
                 built.append(_table(titled(title, level), grid, level, rows, with_p))
     return built
 
@@ -60,6 +62,26 @@ def gather(rows: Sequence[Row], level: str, metrics: set[str]) -> Grid:
                 column = Column(row["benchmark"], metric, row["resolution"])
                 grid.setdefault(line_of(row), {}).setdefault(column, []).append(row)
     return grid
+
+
+def repeats(rows: Sequence[Row]) -> list[tuple[str, str, int]]:
+    """Benchmark, level and resolution wherever mP@1 is recall@1 in every row, as it is by definition: the first image
+    is relevant or not."""
+    same: dict[tuple[str, str, int], bool] = {}
+    for row in rows:
+        for level in levels([row]):
+            mean, recall = (row["metrics"].get(named(level, metric)) for metric in ("mP@1", "recall@1"))
+            if mean is not None:
+                where = row["benchmark"], level, row["resolution"]
+                alike = recall is not None and (math.isclose(mean, recall, abs_tol=1e-9) or mean != mean != recall)
+                same[where] = same.get(where, True) and alike
+    return [where for where, alike in same.items() if alike]
+
+
+def without(grid: Grid, columns: set[Column]) -> Grid:
+    """The grid without some columns, and without the lines that have no others."""
+    kept = {line: {column: of[column] for column in of if column not in columns} for line, of in grid.items()}
+    return {line: of for line, of in kept.items() if of}
 
 
 def values(rows: Iterable[Row], level: str, metric: str) -> list[float]:

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retrieval.report import charts, exports, page, plots
+from retrieval.report import charts, exports, notes, page, plots
 from retrieval.report.changes import changes
 from retrieval.report.cost import cost
 from retrieval.report.differences import against, compare
 from retrieval.report.lines import Row
 from retrieval.report.looked import looked
-from retrieval.report.notes import mixed, notes
 from retrieval.report.pictures import chart_sections, draw, rankings
 from retrieval.report.pivot import Asked, pivot
 from retrieval.report.published import published
@@ -44,7 +43,7 @@ class Report:
 
     @property
     def warnings(self) -> list[str]:
-        return [*self.found.warnings, *mixed(self.found.rows)]
+        return [*self.found.warnings, *notes.mixed(self.found.rows)]
 
 
 def report_of(
@@ -63,7 +62,7 @@ def report_of(
     by_keys = [pivot(rows, asked)] if asked else []
     parts = [
         ([table for table, _ in by_keys], []),
-        (tables(rows), notes(rows)),
+        (tables(rows), notes.notes(rows)),
         ([], [said for _, of_one in by_keys for said in of_one]),
         interval_tables(rows),
         cost(rows),
@@ -96,8 +95,9 @@ def insert(file: Path, marker: str, text: str) -> None:
 
 def write_files(report: Report, output: Path) -> Path:
     output.mkdir(parents=True, exist_ok=True)
-    warned = f"\n## Warnings\n\n{_bullets(report.warnings)}" if report.warnings else ""
-    _put(output / "report.md", f"# Results\n\n{markdown(report)}{warned}")
+    warned = f"**Warnings**\n\n{_bullets(report.warnings)}\n" if report.warnings else ""
+    said = "".join(f"{html.escape(sentence, quote=False)}\n\n" for sentence in summary(report.found))
+    _put(output / "report.md", f"# Results\n\n{said}{warned}{markdown(report)}")
     _put(output / "report.tex", latex(report))
     _write_csv(report.found.rows, output / "report.csv")
     _write_tables(report.tables, output / "report_tables")
@@ -183,12 +183,16 @@ def latex(report: Report) -> str:
 
 
 def _page(report: Report) -> str:
+    """One table and one chart first: what most people came for; all the others follow."""
     found, warned, shown = report.found, page.bullets(report.warnings), chart_sections(report.found)
-    ranked = rankings(found)
+    ranked, (first, *others) = rankings(found), report.tables
     sections = [
         ("Warnings", warned and f'<div class="warnings">{warned}</div>'),
-        ("Tables", "".join(table.html() for table in report.tables) + page.bullets(report.notes)),
-        *shown,
+        ("Results", first.html() + page.bullets(report.notes[: notes.FIRST])),
+        *shown[:1],
+        ("More tables", "".join(table.html() for table in others)),
+        ("Notes", page.bullets(report.notes[notes.FIRST :])),
+        *shown[1:],
         changes(found.rows, report.pair),
         looked(ranked),
         ("Rankings", page.rankings(ranked)),
