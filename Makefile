@@ -105,9 +105,9 @@ figures: setup   ## tables and pictures of README.md from STUDY=, SWEEP=, LOSSES
 	$(BIN)/python -m retrieval.report $(STUDY) --compare gem gap --insert README.md --marker study \
 		--only 'mAP, Medium' 'minus' --charts $(STUDY)/charts
 	cp $(addprefix $(STUDY)/charts/,p.svg resolution.svg ranking.png) docs/demo
-	$(BIN)/python -m retrieval.report $(SWEEP) --insert README.md --marker photos --only mAP 'mP@k' --charts $(SWEEP)/charts
+	$(BIN)/python -m retrieval.report $(SWEEP) --insert README.md --marker photos --only mAP 'mP@k' 'recall@k' --charts $(SWEEP)/charts
 	$(BIN)/python -m retrieval.report $(LOSSES) $(BY_LOSS) --insert README.md --marker losses --only 'mAP by'
-	$(BIN)/python -m retrieval.report $(SHELF) --insert README.md --marker poolings --only mAP 'mP@k' --charts $(SHELF)/charts
+	$(BIN)/python -m retrieval.report $(SHELF) --insert README.md --marker poolings --only mAP 'mP@k' 'recall@k' --charts $(SHELF)/charts
 	$(BIN)/python -m retrieval.report $(SETTINGS) --against 'gem, 1 scale' --insert README.md --marker settings \
 		--only 'intervals' 'minus'
 	$(BIN)/python -m retrieval.report $(FACTORS) --against $(BASE) --insert README.md --marker factors \

@@ -165,8 +165,8 @@ def test_the_summary_names_an_untrained_line_that_is_ahead(write: Write, tmp_pat
 def test_the_summary_ranks_no_lines_of_different_photos(write: Write, tmp_path: Path) -> None:
     write("a", result(0.5), result(0.9, images=40, pooling="gap"))
     assert said(tmp_path) == (
-        "landmarks: the highest mAP are of different photos or protocols, so they do not compare: 90.0 by gap, "
-        "images 40, at 224 px, 50.0 by gem, images 480, at 224 px."
+        "landmarks: the highest values of mAP are of different photos or protocols, so they do not compare: 90.0 by "
+        "gap, images 40, at 224 px, 50.0 by gem, images 480, at 224 px."
     )
 
 

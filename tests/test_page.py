@@ -253,7 +253,7 @@ def test_one_table_stands_before_the_first_chart(page: Page) -> None:
 @pytest.mark.parametrize("width", [360, 1280])
 def test_pictures_of_where_models_looked_stay_in_their_place(browser: Browser, tmp_path: Path, width: int) -> None:
     wide = photo(tmp_path / "wide.jpg", np.random.default_rng(0), (640, 200))
-    entry = ranking(wide, [wide], label="gem") | {"query": {"path": wide}}
+    entry: dict[str, Any] = ranking(wide, [wide], label="gem") | {"query": {"path": wide}}
     entry["top"][0]["looked"] = {"query": [[0.8]], "photo": [[0.8]], "similarity": 0.8}
     with browser.new_page(viewport={"width": width, "height": 740}) as page:
         page.set_content(render("looked", [], [looked.looked([[entry, entry]])]))

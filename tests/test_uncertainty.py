@@ -183,8 +183,8 @@ def test_the_headline_ranks_no_lines_that_their_test_does_not_tell_apart(judged:
     a, b = (np.mean([scored(first), scored(first + 1)], axis=0) for first in (0, 5))
     p = statistics.difference(b, a, LANDMARKS).p_value
     assert p >= 0.05 and headline(tmp_path) == (
-        f"landmarks: the highest mAP are not told apart (P value {p:.3f}): 41.0 ± 0.0 by gap at 224 px, 40.0 ± 0.0 by "
-        "gem at 224 px."
+        f"landmarks: the highest values of mAP are not told apart (P value {p:.3f}): 41.0 ± 0.0 by gap at 224 px, "
+        "40.0 ± 0.0 by gem at 224 px."
     )
 
 

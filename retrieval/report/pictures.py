@@ -27,7 +27,7 @@ CHARTS = {
                  "counts."),
     "precision": ("Precision and recall", "Interpolated precision (the highest at that recall or a "
                   "larger one) at recall 0, 0.01 .. 1: mean over queries, then over seeds; junk is taken out first. "
-                  "Runs that were judged before this was kept have no line."),
+                  "Runs evaluated before it was stored have no line."),
     "p": ("p while training", "The p of GeM over training steps, a line per run."),
     "channels": ("p of each channel", "The p of GeM over channels and training steps: their mean, and bands from the "
                  "least to the greatest and between deciles."),

@@ -66,7 +66,7 @@ def _best(rows: Sequence[Row], labels: Mapping[Line, str]) -> str:
     ranked, known = _told_apart(first[0], second[0], level, metric)
     if ranked:
         return f"the highest {name} is {leading}; next is {following} ({known})."
-    return f"the highest {name} are {known}: {leading}, {following}."
+    return f"the highest values of {name} are {known}: {leading}, {following}."
 
 
 def _said(value: str, label: str, resolution: int) -> str:
