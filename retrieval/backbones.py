@@ -30,6 +30,12 @@ MEASURED: dict[str, dict[str, Any]] = {}  # of each name and kwargs, which no we
 FAILURES = (RuntimeError, AssertionError, AttributeError, ValueError, TypeError, LookupError)
 
 
+def refuse_unknown(name: str) -> None:
+    """Refuse what timm has no model of."""
+    if not timm.is_model(name):
+        raise InputError(f"timm {timm.__version__} has no backbone '{name}': {near(name, timm.list_models())}")
+
+
 class TimmBackbone(nn.Module):
     """A timm model without its classifier: images (B, 3, H, W), normalised -> Features.
 
@@ -50,8 +56,7 @@ class TimmBackbone(nn.Module):
         std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        if not timm.is_model(name):
-            raise InputError(f"timm {timm.__version__} has no backbone '{name}': {near(name, timm.list_models())}")
+        refuse_unknown(name)
         if pretrained and weights:
             raise InputError(f"give backbone.pretrained or backbone.weights, not both (weights = {weights})")
         state = read_weights(weights) if weights else None

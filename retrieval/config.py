@@ -3,6 +3,7 @@
 Hydra is imported where it is called: that takes a quarter of a second, and who loads a model needs none of it.
 """
 
+import difflib
 import functools
 import inspect
 import os
@@ -19,7 +20,7 @@ from typing import Any, NoReturn
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from retrieval import endings, stages
+from retrieval import endings, stages, timm_names
 from retrieval.errors import InputError, near
 from retrieval.overrides import literal, quoted, refuse_misread
 from retrieval.terminal import printable, printable_lines, say, take_any_text
@@ -300,6 +301,15 @@ def going_on(name: str) -> str:
     }[name]
 
 
+def of_timm(name: str) -> str:
+    """What to type for a backbone that has no file of its own, where timm has it or one of a like name."""
+    known = timm_names.names()
+    if name.partition(".")[0] in known:  # what follows a point names its weights
+        return f"it is a model of timm, type backbone=timm backbone.name={name}; "
+    matches = difflib.get_close_matches(name, known, n=3, cutoff=0.8)
+    return "".join(f"did you mean backbone=timm backbone.name={one}? " for one in matches[:1])
+
+
 def explain(error: Exception) -> str:
     """The error in words that are harmless on a terminal: a misspelt key or choice with near matches and what is
     accepted."""
@@ -328,5 +338,6 @@ def _explained(error: Exception) -> str:
             missing.relative_to(group).as_posix(),
             [path.stem for path in (CONFIGS / group).glob("*.yaml")],
         )
-        return f"unknown {group if group.name else 'config'} '{choice}': {near(choice, choices)}"
+        known = of_timm(choice) if group.name == "backbone" else ""
+        return f"unknown {group if group.name else 'config'} '{choice}': {known}{near(choice, choices)}"
     return str(error)

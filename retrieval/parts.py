@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import CSVLogger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from retrieval import embedder as embedders
 from retrieval import evaluation, extraction, frozen, launch, losses, processes, sharding, stages, vocabulary
+from retrieval.backbones import refuse_unknown
 from retrieval.benchmarks import Benchmark
 from retrieval.benchmarks.folder import SameLandmark
 from retrieval.callbacks import Bar, Clock, FirstAndLast, Guard, HeldOut, Preemption, Stages, progress
@@ -106,13 +107,13 @@ class Parts:
         """Everything that can be refused before a photo is described is refused here."""
         extract: Extract = build(cfg.extract)
         pl.seed_everything(int(cfg.seed), workers=True, verbose=False)
-        stages.stage(f"loading {cfg.backbone.name}")
+        stages.stage("reading the photos to train on")
+        data: LandmarkData = build(cfg.data, sampler=plain(cfg.sampler), seed=int(cfg.seed))
+        stages.stage(f"there are {data.summary}; loading {cfg.backbone.name}")
         embedder = embedders.from_config(cfg, cfg.data.get("resolution"))
         extraction.check(embedder, extract.resolutions, extract.scales, extract.aspect)
         backbone = embedder.backbone
-        stages.stage("reading the photos to train on")
-        data: LandmarkData = build(cfg.data, sampler=plain(cfg.sampler), seed=int(cfg.seed), multiple=backbone.multiple)
-        stages.stage(f"there are {data.summary}")
+        data.augment = replace(data.augment, multiple=backbone.multiple)
         refuse_sizes(data.augment, data.resolutions, backbone)
         refuse_crops(embedder, data)
         refuse_stream(embedder, data, cfg)
@@ -149,6 +150,8 @@ def refuse(cfg: DictConfig) -> None:
         raise InputError(
             f"trainer.accelerator={cfg.trainer.accelerator} was asked for, this machine has no GPU; accepted: auto, cpu"
         )
+    if not OmegaConf.is_missing(cfg.backbone, "name"):
+        refuse_unknown(cfg.backbone.name)
     if not isinstance(cfg.trainer.max_epochs, int) or cfg.trainer.max_epochs < 1:
         raise InputError(f"trainer.max_epochs must be a whole number, at least 1, got {cfg.trainer.max_epochs}")
     if given := [key for key in NOT_TAKEN if key in cfg.trainer]:

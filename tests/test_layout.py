@@ -34,7 +34,18 @@ LAYERS = [
     },
     {"embedder", "data", "losses", "subjects", "plan", "first_lines", "counting"} | {"report", "portable"},
     {"backbones", "timm_models", "poolings", "heads"},
-    {"features", "config", "overrides", "metrics", "statistics", "descriptors", "processes", "launch", "stopping"}
+    {
+        "features",
+        "config",
+        "overrides",
+        "timm_names",
+        "metrics",
+        "statistics",
+        "descriptors",
+        "processes",
+        "launch",
+        "stopping",
+    }
     | {"hub", "strangers", "faiss_index", "flat_index", "explained"},
     {"stages", "endings"},
     {"spec", "atomic"},

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from retrieval import metrics
 from retrieval.benchmarks.ranked import NONE, Ranked
 from retrieval.data import columns, files
-from retrieval.data.download import prepare
+from retrieval.data.download import advice, prepare
 from retrieval.data.google import WHERE, photos, training
 from retrieval.errors import InputError
 from retrieval.metrics import Array, Indices
@@ -31,7 +31,10 @@ class Retrieval(Ranked):
         if download:
             prepare("gldv2", Path(root))
         tables = [folder / "index.csv", folder / "retrieval_solution_v2.1.csv"]
-        files.expected([*tables, folder / "index", folder / "test"], WHERE.format(folder=folder, size="95 GB"))
+        files.expected(
+            [*tables, folder / "index", folder / "test"],
+            WHERE.format(folder=folder, advice=advice("benchmark", "them (95 GB)", root)),
+        )
         names = columns.read(tables[0], ("id",))["id"]
         place = {name: i for i, name in enumerate(names)}
         if len(place) < len(names):
@@ -78,7 +81,10 @@ class Recognition:
         for part in ("gldv2", "gldv2_train") if download else ():
             prepare(part, Path(root))
         tables = [folder / train, folder / "recognition_solution_v2.1.csv"]
-        files.expected([*tables, folder / "train", folder / "test"], WHERE.format(folder=folder, size="600 GB"))
+        files.expected(
+            [*tables, folder / "train", folder / "test"],
+            WHERE.format(folder=folder, advice=advice("benchmark", "them (600 GB)", root)),
+        )
         names, labels = training(tables[0])
         asked = solution(tables[1], "landmarks")
         self.gallery, self.queries = photos(folder / "train", names), photos(folder / "test", asked)

@@ -13,7 +13,7 @@ import numpy as np
 from retrieval import metrics
 from retrieval.benchmarks.ranked import Ranked
 from retrieval.data import files
-from retrieval.data.download import prepare
+from retrieval.data.download import elsewhere, prepare
 from retrieval.data.images import Photo
 from retrieval.errors import InputError, flag
 
@@ -30,14 +30,15 @@ class Holidays(Ranked):
         files.expected(
             (folder,),
             f"jpg1.tar.gz and jpg2.tar.gz, from {PAGE}, must be fetched by hand: their photos go into that folder, "
-            "or the archives themselves, which the option download=true unpacks",
+            f"or the archives themselves, which benchmark.download=true unpacks. {elsewhere(root)}",
         )
         paths = files.by_name(folder)
         odd = [path for name, path in paths.items() if not re.fullmatch(r"\d{6}", name)]
         if odd:
             raise InputError(f"photos of Holidays are named 1xxxyy.jpg, {folder} holds {odd[0]}")
         if size not in (None, len(paths)):
-            raise InputError(f"Holidays has {size:,} photos, {folder} holds {len(paths):,}; size=null takes any number")
+            held = f"{folder} holds {len(paths):,}"
+            raise InputError(f"Holidays has {size:,} photos, {held}; benchmark.holidays.size=null takes any number")
         names = list(paths)
         photos = [Photo(path, upright=flag("upright", upright)) for path in paths.values()]
         groups = np.array([name[:4] for name in names])

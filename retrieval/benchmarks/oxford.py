@@ -16,7 +16,7 @@ from tqdm import tqdm
 from retrieval import metrics
 from retrieval.benchmarks.ranked import Ranked
 from retrieval.data import files
-from retrieval.data.download import prepare
+from retrieval.data.download import advice, prepare
 from retrieval.data.images import Photo
 from retrieval.errors import InputError, flag
 from retrieval.metrics import Indices
@@ -48,7 +48,7 @@ class Buildings(Ranked):
         files.expected(
             (folder / "jpg", folder / "gt"),
             f"The photos, from {self.photos_from}, go into {folder / 'jpg'}; the text files of {self.truth_from} go "
-            f"into {folder / 'gt'}. The option download=true fetches both",
+            f"into {folder / 'gt'}. {advice('benchmark', 'both', root)}",
         )
         paths = self.photos(folder / "jpg", size)
         place = {name: i for i, name in enumerate(paths)}
@@ -71,8 +71,9 @@ class Buildings(Ranked):
         """Paths of the photos by name, without those that are corrupt."""
         paths = {name: path for name, path in files.by_name(folder).items() if name not in self.corrupt}
         if size not in (None, len(paths)):
+            held = f"{folder} holds {len(paths):,}"
             raise InputError(
-                f"{self.name} has {size:,} photos, {folder} holds {len(paths):,}; size=null takes any number"
+                f"{self.name} has {size:,} photos, {held}; benchmark.{self.name}.size=null takes any number"
             )
         if self.corrupt:
             tqdm.write(f"{self.name}: {len(self.corrupt)} photos that are corrupt at their source are left out")

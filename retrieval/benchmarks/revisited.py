@@ -17,7 +17,7 @@ from tqdm import tqdm
 from retrieval import metrics
 from retrieval.benchmarks.ranked import Ranked
 from retrieval.data import files, landmarks, truth
-from retrieval.data.download import prepare
+from retrieval.data.download import advice, prepare
 from retrieval.data.images import Photo
 from retrieval.errors import InputError, flag, near
 from retrieval.terminal import printable
@@ -91,8 +91,8 @@ class Published(Revisited):
         files.expected(
             (folder / ground_truth, folder / "jpg"),
             f"The photos, from {PHOTOS[name]}, go into {folder / 'jpg'}, all in that one folder; {ground_truth} goes "
-            f"into {folder}, from http://cmp.felk.cvut.cz/revisitop/data/datasets/{name}/. The option download=true "
-            "fetches both",
+            f"into {folder}, from http://cmp.felk.cvut.cz/revisitop/data/datasets/{name}/. "
+            + advice("benchmark", "both", root),
         )
         super().__init__(folder / "jpg", folder / ground_truth, crop, distractors)
 
@@ -107,8 +107,8 @@ def distracting(folder: str | Path) -> list[Photo]:
     files.expected(
         (folder,),
         "The distractors' 100 archives go into its jpg/, unpacked, and revisitop1m.txt beside that; they come from "
-        "http://ptak.felk.cvut.cz/revisitop/revisitop1m/. The option download=true fetches them into a folder named "
-        "revisitop1m",
+        "http://ptak.felk.cvut.cz/revisitop/revisitop1m/. "
+        + advice("benchmark", "them into a folder named revisitop1m", folder.parent),
     )
     listed = folder / f"{folder.name}.txt"
     if listed.is_file():

@@ -40,8 +40,10 @@ class LandmarkBatches:
             )
         self._draw_from(labels, seed, landmarks, photos, "sampler.landmarks")
         if landmarks > len(self.members):
+            largest = len(self.members) - len(self.members) % processes.world_size()
             raise InputError(
-                f"sampler.landmarks = {landmarks} is more than the {len(self.members)} landmarks there are to train on"
+                f"sampler.landmarks = {landmarks} is more than the {len(self.members)} landmarks there are to train "
+                f"on: the largest accepted is sampler.landmarks={largest}"
             )
 
     def _draw_from(self, labels: Sequence[int], seed: int, landmarks: int, photos: int, key: str) -> None:
@@ -103,11 +105,12 @@ class TupleBatches:
         self.batches = min(queries, len(self.pairs_of(0)[0])) // tuples
         processes.part(range(tuples), "sampler.tuples")
         if not self.batches:
-            raise InputError(f"there are fewer pairs to train on than a batch has tuples, sampler.tuples = {tuples}")
+            pairs_drawn = min(queries, len(self.pairs_of(0)[0]))
+            raise InputError(f"sampler.tuples = {tuples} is more than the {pairs_drawn} pairs that an epoch draws")
         if (clusters := len(np.unique(self.labels))) <= negatives:
             raise InputError(
                 f"sampler.negatives = {negatives} of other landmarks each need {negatives + 1} landmarks to train on, "
-                f"there are {clusters}"
+                f"there are {clusters}: the largest accepted is sampler.negatives={clusters - 1}"
             )
         self.mined_for: tuple[int, Indices] | None = None  # an epoch and its tuples (queries, 2 + negatives)
 

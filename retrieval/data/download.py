@@ -47,6 +47,15 @@ def prepare(name: str, root: Path, base: str | None = None, **how: Any) -> None:
             _bring(file, source, folder, base, how)
 
 
+def advice(key: str, fetched: str, root: str | Path) -> str:
+    """What to type where a set is missing. key: of the config, the one that has `download`."""
+    return f"{key}.download=true fetches {fetched}. {elsewhere(root)}"
+
+
+def elsewhere(root: str | Path) -> str:
+    return f"Where sets lie below another folder than {root}, the environment variable RETRIEVAL_DATA=DIR names it"
+
+
 def _bring(file: File, source: Source, folder: Path, base: str | None, how: dict[str, Any]) -> None:
     """Fetches a file, puts it or what it holds in its place, and notes that this is finished."""
     place, note = folder / file.to, _finish(folder, file)

@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from retrieval.data import columns, files
-from retrieval.data.download import prepare
+from retrieval.data.download import advice, prepare
 from retrieval.data.folder import LandmarkPhotos
 from retrieval.data.images import Photo
 from retrieval.errors import InputError, flag
@@ -20,7 +20,7 @@ from retrieval.terminal import printable
 WHERE = (
     "The tables and photos come from https://s3.amazonaws.com/google-landmark, see "
     "https://github.com/cvdfoundation/google-landmark: tables go into {folder}, the photos of each part into "
-    "{folder}/index, test and train, unpacked. The option download=true fetches them ({size})"
+    "{folder}/index, test and train, unpacked. {advice}"
 )
 
 
@@ -33,7 +33,7 @@ def read(root: str, train: str = "train_clean.csv", least: int = 2, download: bo
     folder = Path(root) / "gldv2"
     if flag("data.download", download):
         prepare("gldv2_train", Path(root))
-    where = WHERE.format(folder=folder, size="500 GB")
+    where = WHERE.format(folder=folder, advice=advice("data", "them (500 GB)", root))
     files.expected((folder / train, folder / "train"), where)
     names, labels = frequent(*training(folder / train), least, str(folder / train))
     found = LandmarkPhotos(photos(folder / "train", names), labels)

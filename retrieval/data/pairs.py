@@ -53,6 +53,9 @@ def others(labels: Sequence[str], seed: int) -> Indices:
     return chosen
 
 
+FETCHED = "train.py with data=sfm120k data.download=true fetches both into data.root/sfm120k"
+
+
 class SfM120kWhitening:
     """The photos and pairs on which Radenovic et al. (TPAMI 2019) learn their whitening.
 
@@ -62,11 +65,13 @@ class SfM120kWhitening:
     def __init__(self, root: str) -> None:
         file = Path(root) / "retrieval-SfM-120k-whiten.pkl"
         if not file.is_file():
-            raise InputError(f"no {file.name} in {root}: expected are that file and ims/ of retrieval-SfM-120k")
+            raise InputError(
+                f"no {file.name} in {root}: expected are that file and ims/ of retrieval-SfM-120k; {FETCHED}"
+            )
         stored = truth.read(file)
         if missing := [key for key in ("cids", "qidxs", "pidxs") if key not in stored]:
             raise InputError(f"{file} must hold cids, qidxs and pidxs, it lacks {', '.join(missing)}")
         self.photos = sfm.located(Path(root) / "ims", stored["cids"], str(file))
-        files.present(self.photos, sfm.WHERE.format(folder=root, truth=file.name))
+        files.present(self.photos, sfm.WHERE.format(folder=root, truth=file.name, advice=FETCHED))
         self.queries, self.positives = sfm.paired(stored, len(self.photos), str(file))
         self.name = f"retrieval-SfM-120k ({told(self)})"

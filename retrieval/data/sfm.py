@@ -17,7 +17,7 @@ import numpy as np
 
 from retrieval.data import files, truth
 from retrieval.data.batching import Indices
-from retrieval.data.download import prepare
+from retrieval.data.download import advice, prepare
 from retrieval.data.folder import LandmarkPhotos
 from retrieval.data.images import Photo
 from retrieval.errors import InputError, flag
@@ -28,8 +28,7 @@ Box = tuple[float, float, float, float]
 TRUTH = "retrieval-SfM-120k.pkl"
 WHERE = (
     "{truth} goes into {folder}, from http://cmp.felk.cvut.cz/cnnimageretrieval/data/train/dbs/; ims.tar.gz, from "
-    "http://cmp.felk.cvut.cz/cnnimageretrieval/data/train/ims/, is unpacked in {folder}/ims. The option download=true "
-    "fetches both"
+    "http://cmp.felk.cvut.cz/cnnimageretrieval/data/train/ims/, is unpacked in {folder}/ims. {advice}"
 )
 
 
@@ -42,7 +41,7 @@ def read(root: str, boxes: bool = False, download: bool = False) -> tuple[Landma
     folder = Path(root) / "sfm120k"
     if flag("data.download", download):
         prepare("sfm120k", Path(root))
-    where = WHERE.format(folder=folder, truth=TRUTH)
+    where = WHERE.format(folder=folder, truth=TRUTH, advice=advice("data", "both", root))
     files.expected((folder / TRUTH, folder / "ims"), where)
     stored = truth.read(folder / TRUTH)
     train, pairs = part(folder, stored, "train", flag("data.boxes", boxes))
