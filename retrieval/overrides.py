@@ -74,8 +74,8 @@ def _other_than_typed(key: str, value: str, sweeping: bool, show: Callable[[str]
     if override.is_choice_sweep():
         parts = [str(getattr(part, "text", part)) for part in override.sweep_iterator()]  # those in quotes have a text
         if not sweeping:
-            listed = show(f"{key}=[{value}]")
-            return f"is a sweep of {len(parts)} values, which needs -m, and a list of them is {listed}"
+            listed = "" if _exists(key, value) else f", and a list of them is {show(f'{key}=[{value}]')}"
+            return f"is a sweep of {len(parts)} values, which needs -m{listed}"
         return "is a sweep, and a file of that name exists" if _missing(parts) and _exists(key, value) else ""
     if not _exists(key, value) or override.value() is None:
         return ""

@@ -127,6 +127,7 @@ def test_a_class_reached_through_an_allowed_module_is_refused() -> None:
 
 def test_hydra_writes_into_the_output_folder() -> None:
     assert prepared(["output_dir=x"], "train") == ["output_dir=x", "hydra.run.dir=x"]
+    assert prepared(["++output_dir='a=b'"], "train")[-1] == "hydra.run.dir='a=b'"
 
 
 @pytest.mark.parametrize(
