@@ -23,6 +23,13 @@ def test_a_benchmarks_keys_are_its_classs_arguments(path: Path) -> None:
     assert {*map(str, cfg)} - {"_target_"} == arguments(hydra.utils.get_object(cfg["_target_"]))
 
 
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
+def test_turning_by_exif_is_a_key_of_every_benchmark_and_off_where_the_published_protocol_does_not_turn(
+    path: Path,
+) -> None:
+    assert load_yaml(path).upright is (path.stem in ("csv", "folder", "holidays", "places"))
+
+
 def test_all_benchmarks_can_be_chosen_at_once(tmp_path: Path) -> None:
     names = [path.stem for path in YAMLS if "???" not in path.read_text()]
     cfg = compose("eval", [f"benchmark=[{','.join(names)}]", "benchmark.roxford5k.distractors=DIR"], tmp_path)

@@ -45,6 +45,12 @@ def test_a_list_of_a_folders_photos_judges_as_the_folder_does(photos: Path, tmp_
     assert listed.queries == folder.queries and listed.judge(scores) == folder.judge(scores)
 
 
+def test_photos_are_left_as_stored_where_that_is_asked_for(photos: Path, file: Path) -> None:
+    for benchmark in (Folder(str(photos), upright=False), Listed(str(file), upright=False)):
+        assert not any(photo.upright for photo in (*benchmark.gallery, *benchmark.queries))
+        assert benchmark.convention["upright"] is False
+
+
 def test_values_are_those_of_sorted_lists(photos: Path) -> None:
     benchmark = Folder(str(photos))
     scores = np.random.default_rng(0).permutation(np.arange(400.0)).reshape(20, 20)

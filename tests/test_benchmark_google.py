@@ -78,6 +78,14 @@ def test_queries_of_one_landmark_share_its_name(root: Path) -> None:
     assert Retrieval(str(root)).landmarks == ["aaa1", "aaa1", "bbb4"]
 
 
+@pytest.mark.parametrize("kind", [Retrieval, Recognition])
+def test_photos_are_turned_where_that_is_asked_for(root: Path, kind: type[Retrieval | Recognition]) -> None:
+    for upright in (False, True):
+        benchmark = kind(str(root), upright=upright)
+        assert {photo.upright for photo in (*benchmark.gallery, *benchmark.queries)} == {upright}
+        assert benchmark.convention["upright"] is upright
+
+
 def test_retrieval_worked_by_hand(root: Path) -> None:
     scores = np.array([[3, 5, 1, 2, 4], [1, 5, 3, 4, 2], [1, 2, 3, 4, 5.0]])
     # eee1: 1 4 0 3 2, relevant 0 and 2; eee2: 1 3 2 4 0, the same; fff1: 4 3 2 1 0, relevant 3.

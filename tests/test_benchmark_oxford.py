@@ -58,6 +58,13 @@ def test_queries_have_their_boxes_without_oxfords_prefix(root: Path) -> None:
     assert Oxford5k(str(root), crop=False).queries[0].box is None
 
 
+def test_photos_are_turned_where_that_is_asked_for(root: Path) -> None:
+    for upright in (False, True):
+        benchmark = Oxford5k(str(root), upright=upright)
+        assert {photo.upright for photo in (*benchmark.gallery, *benchmark.queries)} == {upright}
+        assert benchmark.convention["upright"] is upright
+
+
 def test_landmarks_are_the_lists_names(root: Path) -> None:
     assert Oxford5k(str(root)).landmarks == ["all_souls", "keble", "keble"]
 

@@ -44,6 +44,12 @@ def test_queries_of_no_place_are_left_out_counted_and_said(folder: Path, capsys:
     assert "1 of 3 queries are left out" in "".join(capsys.readouterr())
 
 
+def test_photos_are_left_as_stored_where_that_is_asked_for(folder: Path) -> None:
+    benchmark = places(folder, upright=False)
+    assert not any(photo.upright for photo in (*benchmark.gallery, *benchmark.queries))
+    assert benchmark.convention["upright"] is False
+
+
 def test_recall_worked_by_hand(folder: Path) -> None:
     scores = np.array([[1, 5, 2, 4, 3], [5, 4, 3, 2, 1.0]])  # the first relevant stands at 4 (g2), and at 4 (g3)
     assert places(folder).judge(scores) == {"recall@1": 0, "recall@5": 1, "recall@10": 1}

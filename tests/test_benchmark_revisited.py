@@ -52,6 +52,14 @@ def test_photos_are_not_turned_and_the_convention_says_so(root: Path) -> None:
     assert benchmark.queries[0].box is None
 
 
+def test_photos_are_turned_where_that_is_asked_for(root: Path, distractors: Path) -> None:
+    benchmark = Published(str(root), "roxford5k", distractors=str(distractors), upright=True)
+    assert all(photo.upright for photo in (*benchmark.gallery, *benchmark.queries))
+    assert benchmark.convention["upright"] is True
+    with pytest.raises(InputError, match="upright must be true or false, got 'yes'"):
+        Published(str(root), "roxford5k", upright="yes")  # pyright: ignore[reportArgumentType]
+
+
 def test_values_worked_by_hand(root: Path) -> None:
     scores = np.array([[0.5, 0.9, 0.8, 0.4, 0.7, 0.1], [0.9, 0.1, 0.5, 0.2, 0.6, 0.7]])
     found = Published(str(root), "roxford5k").judge(scores)

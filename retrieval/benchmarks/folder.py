@@ -1,6 +1,7 @@
 """Labelled photos of one's own: a folder `<landmark>/<image>`, or a CSV file of paths and landmarks."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -8,7 +9,7 @@ from retrieval import metrics
 from retrieval.benchmarks.ranked import NONE, Ranked
 from retrieval.data import columns, listed
 from retrieval.data.folder import LandmarkPhotos, read
-from retrieval.errors import InputError
+from retrieval.errors import InputError, flag
 
 ANSWERS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
@@ -34,7 +35,7 @@ class Labelled(Ranked):
             landmarks=[photos.labels[i] for i in queries],
             levels={"": (relevant, ignored)},
             measures=metrics.labelled(),
-            convention={"upright": True},
+            convention={"upright": all(photo.upright for photo in photos.photos)},
             skipped=photos.skipped,
         )
 
@@ -48,10 +49,11 @@ class SameLandmark(Labelled):
 
 
 class Folder(SameLandmark):
-    """The photos below `root`. on_unreadable: 'refuse', or 'skip' (left out and counted)."""
+    """The photos below `root`. on_unreadable: 'refuse', or 'skip' (left out and counted). upright: turned as their EXIF
+    data says."""
 
-    def __init__(self, root: str, on_unreadable: str = "refuse") -> None:
-        super().__init__(read(root, on_unreadable))
+    def __init__(self, root: str, on_unreadable: str = "refuse", upright: bool = True) -> None:
+        super().__init__(turned(read(root, on_unreadable), upright))
 
 
 class Listed(Labelled):
@@ -59,15 +61,23 @@ class Listed(Labelled):
 
     Where `query` says yes or no (or true, false, 1, 0), those photos are sought among the others; without that column
     every photo finds its landmark among all the others. root: what paths are below; None is the file's own folder.
+    upright: turned as their EXIF data says.
     """
 
-    def __init__(self, file: str, root: str | None = None) -> None:
-        photos = listed.read(file, root)
+    def __init__(self, file: str, root: str | None = None, upright: bool = True) -> None:
+        photos = turned(listed.read(file, root), upright)
         split = "query" in columns.header(file)
         asks = _answers(file, columns.read(file, ("query",))["query"]) if split else []
         everything = range(len(photos.photos))
         queries = [i for i in everything if asks[i]] if split else everything
-        super().__init__(photos, queries, [i for i in everything if not asks[i]] if split else everything)
+        gallery = [i for i in everything if not asks[i]] if split else everything
+        super().__init__(photos, queries, gallery)
+
+
+def turned(photos: LandmarkPhotos, upright: bool) -> LandmarkPhotos:
+    """The photos turned as their EXIF data says, or as they are stored."""
+    flag("upright", upright)
+    return replace(photos, photos=[replace(photo, upright=upright) for photo in photos.photos])
 
 
 def _answers(file: str, texts: Sequence[str]) -> list[bool]:

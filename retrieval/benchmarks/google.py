@@ -26,7 +26,7 @@ USAGES = ("Public", "Private")
 class Retrieval(Ranked):
     """mAP@100 of the public and the private test photos over the index; queries marked Ignored are not described."""
 
-    def __init__(self, root: str, download: bool = False) -> None:
+    def __init__(self, root: str, download: bool = False, upright: bool = False) -> None:
         folder = Path(root) / "gldv2"
         if download:
             prepare("gldv2", Path(root))
@@ -47,7 +47,7 @@ class Retrieval(Ranked):
                 fault = f"{absent[0]}, which {tables[0].name} has not" if images else "none"
                 raise InputError(f"{tables[1]} must list index photos for query {name}, it lists {fault}")
         relevant = [np.array([place[image] for image in images], dtype=np.int64) for _, images in asked.values()]
-        queries, gallery = photos(folder / "test", asked), photos(folder / "index", names)
+        queries, gallery = photos(folder / "test", asked, upright), photos(folder / "index", names, upright)
         files.present([*gallery, *queries])
         usage = [usage for usage, _ in asked.values()]
         super().__init__(
@@ -57,7 +57,7 @@ class Retrieval(Ranked):
             levels={u.lower(): ([r if u == v else NONE for r, v in zip(relevant, usage, strict=True)],
                                 [NONE] * len(usage)) for u in USAGES},
             measures=metrics.google_landmarks(),
-            convention={"upright": False},
+            convention={"upright": upright},
             shown="private",
         )  # fmt: skip
         self.relevant = relevant  # of either usage, for pictures
@@ -74,7 +74,14 @@ class Recognition:
     train_clean.csv. `landmarks` holds a query's first landmark, or its own id where it shows none.
     """
 
-    def __init__(self, root: str, neighbours: int = 1, train: str = "train_clean.csv", download: bool = False) -> None:
+    def __init__(
+        self,
+        root: str,
+        neighbours: int = 1,
+        train: str = "train_clean.csv",
+        download: bool = False,
+        upright: bool = False,
+    ) -> None:
         folder, self.neighbours = Path(root) / "gldv2", int(neighbours)
         if self.neighbours < 1:
             raise InputError(f"neighbours must be at least 1, got {neighbours}")
@@ -87,7 +94,9 @@ class Recognition:
         )
         names, labels = training(tables[0])
         asked = solution(tables[1], "landmarks")
-        self.gallery, self.queries = photos(folder / "train", names), photos(folder / "test", asked)
+        self.gallery, self.queries = (
+            photos(folder / part, ids, upright) for part, ids in (("train", names), ("test", asked))
+        )
         files.present([*self.gallery, *self.queries])
         self.labels, numbers = np.unique(labels, return_inverse=True)
         self.numbers: Indices = numbers.astype(np.int64)  # a landmark's place in `labels`, per training photo
@@ -101,7 +110,7 @@ class Recognition:
         found = [[groups[one] for one in shown if one in groups] for _, shown in asked.values()]
         self.relevant: list[Indices] = [np.concatenate(rows) if rows else NONE for rows in found]
         self.ignored, self.skipped = [NONE] * len(asked), 0
-        self.convention = {"neighbours": self.neighbours, "train": train, "upright": False}
+        self.convention = {"neighbours": self.neighbours, "train": train, "upright": upright}
 
     def per_query(self, blocks: Iterable[ArrayLike]) -> dict[str, Array]:
         """Per usage `public/confidence` (-inf: nothing was retrieved), `public/correct` (how probably, where several

@@ -5,7 +5,7 @@
 
 As the authors' compute_ap: good and ok photos are relevant, junk is taken out of the ranking, all others are wrong;
 the query's own photo stays in the gallery and is mostly among the good. AP is the trapezoid. Photos are not turned
-by EXIF.
+by EXIF, unless `upright` is true.
 """
 
 from pathlib import Path
@@ -41,7 +41,9 @@ class Buildings(Ranked):
     truth_from: str
     corrupt: frozenset[str] = frozenset()
 
-    def __init__(self, root: str, crop: bool = True, size: int | None = None, download: bool = False) -> None:
+    def __init__(
+        self, root: str, crop: bool = True, size: int | None = None, download: bool = False, upright: bool = False
+    ) -> None:
         folder = Path(root) / self.name
         if download:
             prepare(self.name, Path(root))
@@ -59,12 +61,12 @@ class Buildings(Ranked):
             if both := set(relevant) & set(ignored):
                 raise InputError(f"{[*paths][both.pop()]} is junk for {stem}, and good or ok")
         super().__init__(
-            queries=[self.query(folder / "gt" / f"{stem}_query.txt", paths, crop) for stem in stems],
-            gallery=[Photo(path, upright=False) for path in paths.values()],
+            queries=[self.query(folder / "gt" / f"{stem}_query.txt", paths, crop, upright) for stem in stems],
+            gallery=[Photo(path, upright=flag("upright", upright)) for path in paths.values()],
             landmarks=[stem.rpartition("_")[0] for stem in stems],
             levels={"": (found, junk)},
             measures=metrics.labelled(),
-            convention={"crop": flag("crop", crop), "upright": False, "corrupt_left_out": len(self.corrupt)},
+            convention={"crop": flag("crop", crop), "upright": upright, "corrupt_left_out": len(self.corrupt)},
         )
 
     def photos(self, folder: Path, size: int | None) -> dict[str, str]:
@@ -79,7 +81,7 @@ class Buildings(Ranked):
             tqdm.write(f"{self.name}: {len(self.corrupt)} photos that are corrupt at their source are left out")
         return paths
 
-    def query(self, file: Path, paths: dict[str, str], crop: bool) -> Photo:
+    def query(self, file: Path, paths: dict[str, str], crop: bool, upright: bool) -> Photo:
         """The photo and box of a query's file: `oxc1_all_souls_000013 136.5 34.1 648.5 955.7`."""
         try:
             name, *box = file.read_text().split()
@@ -89,7 +91,7 @@ class Buildings(Ranked):
         name = name.removeprefix(self.prefix)
         if name not in paths:
             raise InputError(f"{file} asks for {name}, which is no photo of {self.name} that is there")
-        return Photo(paths[name], (left, top, right, bottom) if crop else None, upright=False)
+        return Photo(paths[name], (left, top, right, bottom) if crop else None, upright)
 
     def images(self, folder: Path, stem: str, kinds: tuple[str, ...], gallery: dict[str, int]) -> Indices:
         """Gallery indices of the photos that a query's lists name, each once; corrupt ones are left out."""

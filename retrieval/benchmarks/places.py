@@ -15,7 +15,7 @@ from retrieval import metrics
 from retrieval.benchmarks.ranked import NONE, Ranked
 from retrieval.data import columns, files
 from retrieval.data.images import Photo
-from retrieval.errors import InputError
+from retrieval.errors import InputError, flag
 from retrieval.metrics import Indices
 from retrieval.terminal import printable
 
@@ -32,13 +32,16 @@ class Places(Ranked):
 
     radius: metres within which a gallery photo shows the same place, that distance included. root: what the paths are
     below; None is each file's own folder. Queries near to each other are not independent: `landmarks` are cells of
-    four radii by four. A photo that is in both files does not find itself.
+    four radii by four. upright: photos are turned as their EXIF data says. A photo that is in both files does not find
+    itself.
     """
 
-    def __init__(self, queries: str, gallery: str, radius: float = 25, root: str | None = None) -> None:
+    def __init__(
+        self, queries: str, gallery: str, radius: float = 25, root: str | None = None, upright: bool = True
+    ) -> None:
         if isinstance(radius, str) or not radius > 0:
             raise InputError(f"radius must be positive, in metres, got {radius}")
-        (asked, at, kind), (found, there, other) = (placed(file, root) for file in (queries, gallery))
+        (asked, at, kind), (found, there, other) = (placed(file, root, upright) for file in (queries, gallery))
         if kind is not other:
             raise InputError(f"{queries} and {gallery} must both have metres, or both latitude and longitude")
         files.present([*asked, *found])
@@ -56,11 +59,11 @@ class Places(Ranked):
             landmarks=cells(at[kept], CELL * float(radius), degrees=kind is DEGREES),
             levels={"": ([relevant[i] for i in kept], [itself[i] for i in kept])},
             measures={name: f for name, f in metrics.metric_learning(KS).items() if name.startswith("recall")},
-            convention={"radius": float(radius), "queries_left_out": len(asked) - len(kept), "upright": True},
+            convention={"radius": float(radius), "queries_left_out": len(asked) - len(kept), "upright": upright},
         )
 
 
-def placed(file: str, root: str | None) -> tuple[list[Photo], Positions, tuple[tuple[str, str], ...]]:
+def placed(file: str, root: str | None, upright: bool) -> tuple[list[Photo], Positions, tuple[tuple[str, str], ...]]:
     """The photos of a CSV file, their positions, and METRES or DEGREES."""
     names = columns.header(file)
     kind, pair = next(((k, p) for k in (METRES, DEGREES) for p in k if set(p) <= set(names)), (None, ("", "")))
@@ -79,7 +82,11 @@ def placed(file: str, root: str | None) -> tuple[list[Photo], Positions, tuple[t
             f"{file}: {table['path'][outside[0]]} is at {positions[outside[0]].tolist()}, no place on Earth"
         )
     folder = Path(file).parent if root is None else Path(root)
-    return [Photo(files.named(folder, name)) for name in table["path"]], positions, kind
+    return (
+        [Photo(files.named(folder, name), upright=flag("upright", upright)) for name in table["path"]],
+        positions,
+        kind,
+    )
 
 
 def number(file: str, text: str) -> float:

@@ -3,7 +3,8 @@
     <root>/roxford5k/gnd_roxford5k.pkl, jpg/*.jpg     the same for rparis6k
     <root>/revisitop1m/revisitop1m.txt, jpg/          the distractors
 
-Queries and gallery as in filipradenovic/revisitop: photos are not turned by EXIF, boxes are cut out first.
+Queries and gallery as in filipradenovic/revisitop: photos are not turned by EXIF, unless `upright` is true, and boxes
+are cut out first.
 """
 
 from collections import Counter
@@ -46,23 +47,24 @@ class Revisited(Ranked):
         truth: str | Path | Mapping[str, Any],
         crop: bool = True,
         distractors: str | None = None,
+        upright: bool = False,
     ) -> None:
         held = checked(truth if isinstance(truth, Mapping) else read(truth))
-        gallery = [Photo(files.named(images, name), upright=False) for name in held["imlist"]]
+        gallery = [Photo(files.named(images, name), upright=flag("upright", upright)) for name in held["imlist"]]
         boxes = [tuple(map(float, entry["bbx"])) if crop else None for entry in held["gnd"]]
         queries = [
-            Photo(files.named(images, name), box, upright=False)  # pyright: ignore[reportArgumentType]
+            Photo(files.named(images, name), box, upright)  # pyright: ignore[reportArgumentType]
             for name, box in zip(held["qimlist"], boxes, strict=True)
         ]
         files.present([*gallery, *queries])
-        added = distracting(distractors) if distractors else []
+        added = distracting(distractors, upright) if distractors else []
         super().__init__(
             queries=queries,
             gallery=gallery + added,
             landmarks=[held["qimlist"][q] for q in first_of_landmark(held["gnd"])],
             levels=metrics.levels(held["gnd"]),
             measures=metrics.trapezoid_and_precision(),
-            convention={"crop": flag("crop", crop), "upright": False, "distractors": len(added)},
+            convention={"crop": flag("crop", crop), "upright": upright, "distractors": len(added)},
             shown="medium",
         )
 
@@ -70,16 +72,22 @@ class Revisited(Ranked):
 class Landmarks(Revisited):
     """The test part of the embedded landmarks, drawn into `root` if it is not there yet."""
 
-    def __init__(self, root: str, seed: int = 0, crop: bool = True) -> None:
+    def __init__(self, root: str, seed: int = 0, crop: bool = True, upright: bool = False) -> None:
         where = landmarks.write(Path(root), seed)
-        super().__init__(where / "test", where / "gnd.json", crop)
+        super().__init__(where / "test", where / "gnd.json", crop, upright=upright)
 
 
 class Published(Revisited):
     """Revisited Oxford or Paris (Radenovic et al., CVPR 2018). name: roxford5k or rparis6k."""
 
     def __init__(
-        self, root: str, name: str, crop: bool = True, distractors: str | None = None, download: bool = False
+        self,
+        root: str,
+        name: str,
+        crop: bool = True,
+        distractors: str | None = None,
+        download: bool = False,
+        upright: bool = False,
     ) -> None:
         if name not in PHOTOS:
             raise InputError(f"name must be a published set's, got {name!r}: {near(name, PHOTOS)}")
@@ -94,10 +102,10 @@ class Published(Revisited):
             f"into {folder}, from http://cmp.felk.cvut.cz/revisitop/data/datasets/{name}/. "
             + advice("benchmark", "both", root),
         )
-        super().__init__(folder / "jpg", folder / ground_truth, crop, distractors)
+        super().__init__(folder / "jpg", folder / ground_truth, crop, distractors, upright)
 
 
-def distracting(folder: str | Path) -> list[Photo]:
+def distracting(folder: str | Path, upright: bool = False) -> list[Photo]:
     """The photos of a folder of distractors; says so where they are not the 1,001,001 of revisitop1m.
 
     `<folder>/<folder's name>.txt` lists them, below `<folder>/jpg`; without that file they are all photos below the
@@ -115,7 +123,7 @@ def distracting(folder: str | Path) -> list[Photo]:
         paths = [files.named(folder / "jpg", name) for name in listed.read_text().split()]
     else:
         paths = files.below(folder)
-    photos = [Photo(path, upright=False) for path in paths]
+    photos = [Photo(path, upright=upright) for path in paths]
     if not photos:
         raise InputError(f"{folder} has no distractors: neither {listed.name} nor photos")
     files.present(photos)

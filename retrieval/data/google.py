@@ -69,6 +69,7 @@ def frequent(names: Sequence[str], labels: Sequence[str], least: int, file: str)
     return [name for name, _ in kept], [label for _, label in kept]
 
 
-def photos(folder: Path, names: Iterable[str]) -> list[Photo]:
-    """Photos by id: `abcdef` is a/b/c/abcdef.jpg below the folder, not turned by EXIF."""
-    return [Photo(files.named(folder, "/".join((*name[:3], name))), upright=False) for name in names]
+def photos(folder: Path, names: Iterable[str], upright: bool = False) -> list[Photo]:
+    """Photos by id: `abcdef` is a/b/c/abcdef.jpg below the folder; upright: turned as EXIF says."""
+    flag("upright", upright)
+    return [Photo(files.named(folder, "/".join((*name[:3], name))), upright=upright) for name in names]
