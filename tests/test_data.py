@@ -1,5 +1,6 @@
 """Folders of photos, held-out landmarks, batches, tuples, augmentation."""
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -11,12 +12,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, features
 
 from retrieval.backbones import TimmBackbone
 from retrieval.data import images
 from retrieval.data.augment import Augment
 from retrieval.data.batching import BalancedBatches, Batches, Draw, LandmarkBatches, TupleBatches
+from retrieval.data.files import Listing, below
 from retrieval.data.folder import read
 from retrieval.data.images import UnreadablePhoto, by_shape
 from retrieval.data.module import FolderData, hold_out, refuse_sizes
@@ -69,6 +71,91 @@ def test_files_that_are_left_out_are_counted_aloud(photos: Path, tmp_path: Path,
     said = capsys.readouterr().err
     assert said.startswith(f"{tmp_path}: 3 files or folders left out: ") and said.count("\n") == 1
     assert all(reason in said for reason in ("1 .txt", "1 hidden", "1 outside a landmark's folder"))
+
+
+def drawn(*paths: Path) -> None:
+    """The same tiny picture at each path, in the format of its suffix."""
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 6), "red").save(path, {".jfif": "JPEG"}.get(path.suffix))
+
+
+def names(root: Path, paths: list[str]) -> list[str]:
+    return [str(Path(path).relative_to(root)) for path in paths]
+
+
+def test_every_kind_of_image_is_listed(tmp_path: Path, capsys: Capture) -> None:
+    kinds = ["bmp", "gif", "jfif", "jpeg", "jpg", "png", "ppm", "tif", "tiff", "webp"]
+    kinds += ["avif"] if features.check("avif") else []
+    drawn(*(tmp_path / "arch" / f"0.{kind}" for kind in kinds))
+    (tmp_path / "arch" / "0.png").rename(tmp_path / "arch" / "0.PNG")
+    assert len(below(tmp_path)) == len(kinds) == len(read(tmp_path).photos)
+    assert capsys.readouterr().err == ""
+
+
+def test_images_that_cannot_be_read_here_are_counted_with_what_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr(images, "find_spec", lambda name: None)
+    drawn(tmp_path / "a.jpg")
+    for name in ("b.heic", "c.HEIC", "d.heif"):
+        (tmp_path / name).touch()
+    assert names(tmp_path, below(tmp_path)) == ["a.jpg"]
+    said = capsys.readouterr().err
+    assert said.startswith(f"{tmp_path}: 3 files or folders left out: 2 .heic (pip install pillow-heif to read them)")
+    monkeypatch.setattr(images, "find_spec", lambda name: "found")
+    assert len(below(tmp_path)) == 4
+
+
+def test_linked_folders_and_photos_are_listed_at_any_depth(tmp_path: Path, capsys: Capture) -> None:
+    drawn(tmp_path / "away" / "deep" / "b.jpg", tmp_path / "root" / "a.jpg")
+    (tmp_path / "root" / "linked").symlink_to(tmp_path / "away")
+    (tmp_path / "root" / "c.jpg").symlink_to(tmp_path / "root" / "a.jpg")
+    assert names(tmp_path / "root", below(tmp_path / "root")) == ["a.jpg", "c.jpg", "linked/deep/b.jpg"]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_linked_folder_is_a_landmark(photos: Path, tmp_path: Path) -> None:
+    for landmark in ("arch", "dome"):
+        (tmp_path / landmark).symlink_to(photos / landmark)
+    assert Counter(read(tmp_path).labels) == {"arch": 5, "dome": 5}
+
+
+@pytest.mark.parametrize("target", [".", "..", "inner", "inner/back"])
+def test_links_that_lead_round_end_and_no_photo_comes_twice(tmp_path: Path, capsys: Capture, target: str) -> None:
+    root = tmp_path / "root"
+    drawn(root / "inner" / "a.jpg", tmp_path / "beside.jpg")
+    (root / "inner" / "back").symlink_to(root)
+    (root / "aaa").symlink_to(root / target)
+    assert names(root, below(root)) == ["inner/a.jpg"]
+    assert "2 linked folders that are listed already, or lead back up" in capsys.readouterr().err
+
+
+def test_one_line_counts_all_that_is_left_out_and_escapes_what_a_name_holds(tmp_path: Path, capsys: Capture) -> None:
+    root = tmp_path / "a\nb"
+    drawn(root / "a.jpg", root / ".b.jpg", root / ".git" / "c.jpg")
+    for name in ("d.txt", "e.txt", "f.pdf", "g", "h.x\x1b"):
+        (root / name).touch()
+    os.mkfifo(root / "pipe")
+    assert names(root, below(root)) == ["a.jpg"]
+    assert capsys.readouterr().err == (
+        f"{tmp_path}/a\\nb: 8 files or folders left out: 2 .txt, 2 hidden, 2 without suffix, 1 .pdf, 1 .x\\x1b\n"
+    )
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, capsys: Capture) -> None:
+    listing = Listing()
+    assert listing.photos(tmp_path / "none") == []
+    listing.tell(tmp_path)
+    assert f"1 folders that cannot be read ({tmp_path}/none: No such file or directory)" in capsys.readouterr().err
+
+
+def test_a_named_pipe_among_the_photos_is_named_and_not_opened(photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path, dirs_exist_ok=True)
+    os.mkfifo(tmp_path / "dome" / "pipe.jpg")
+    assert read(tmp_path, on_unreadable="skip").skipped == 1
+    with pytest.raises(UnreadablePhoto, match=r"dome/pipe\.jpg is a named pipe"):
+        read(tmp_path)
 
 
 def test_an_unreadable_photo_is_skipped_and_counted_if_asked(photos: Path, tmp_path: Path) -> None:

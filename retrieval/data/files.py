@@ -125,8 +125,8 @@ class Listing:
         """Say on stderr, in one line, what was left out below `root`, and why; nothing where that is nothing."""
         if not (count := self.left_out.total()):
             return
-        counted = [(number, reason) for reason, number in self.left_out.most_common() if number]
-        counted.sort(key=lambda one: "(" not in one[1])  # what could be read after all comes first
+        counted = [(number, reason) for reason, number in self.left_out.items() if number]
+        counted.sort(key=lambda one: ("(" not in one[1], -one[0], one[1]))  # what could be read after all comes first
         said = [f"{number:,} {reason}" for number, reason in counted[:REASONS]]
         if others := sum(number for number, _ in counted[REASONS:]):
             said.append(f"{others:,} others")

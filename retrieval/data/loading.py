@@ -1,5 +1,6 @@
 """Training photos, decoded and put into batches by worker processes."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -50,7 +51,8 @@ class TrainingPhotos(Dataset[tuple[Tensor | Features, int, str]]):
         photo = self.photos[draw.index]
         if self.features:
             return self.features[draw.resolution][draw.index], self.labels[draw.index], photo.path
-        changed = self.augment(images.decode(photo), draw.resolution, draw.seed)
+        side = math.ceil(draw.resolution / self.augment.crop)  # a crop of this share is no smaller
+        changed = self.augment(images.decode(photo, target=(side, side)), draw.resolution, draw.seed)
         return tensors.to_bytes(changed), self.labels[draw.index], photo.path
 
 

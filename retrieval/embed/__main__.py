@@ -23,8 +23,8 @@ def parser() -> argparse.ArgumentParser:
         "images",
         metavar="IMAGES",
         nargs="+",
-        help="photos, folders (photos at any depth; hidden ones and linked folders are left out), @FILE (a list, one "
-        "path a line), - (such lines on stdin); a photo given twice is described once",
+        help="photos, folders (photos at any depth, also in linked ones; what is left out is counted), @FILE (a list, "
+        "one path a line), - (such lines on stdin); a photo given twice is described once",
     )
     program.add_argument(
         "-o", "--output", metavar="DIR", required=True, help="goes on if killed, renews changed photos"
