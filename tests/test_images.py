@@ -119,6 +119,12 @@ def test_size_and_pixels_agree_in_every_orientation_and_format(
     np.testing.assert_allclose(np.asarray(found)[middles].astype(int), expected[middles].astype(int), atol=12)
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff"])
+def test_what_was_turned_is_not_turned_again(tmp_path: Path, suffix: str) -> None:
+    turned = decode(saved(tmp_path / f"turned.{suffix}", 60, 40, orientation=6))
+    assert images.to_rgb(turned).size == turned.size == (40, 60)
+
+
 @pytest.mark.parametrize("suffix", ["bmp", "ppm", "gif"])
 def test_formats_without_exif_are_as_stored(tmp_path: Path, suffix: str) -> None:
     Image.fromarray(quadrants()).save(tmp_path / f"photo.{suffix}")

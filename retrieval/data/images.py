@@ -218,7 +218,9 @@ def to_rgb(image: Image.Image, upright: bool = True) -> Image.Image:
     turns_itself = image.format == "TIFF"  # when Pillow decodes it
     turn = None if upright == turns_itself else (TURNED if upright else TURNED_BACK).get(orientation(image))
     rgb = _opaque(image) if image.has_transparency_data else image.convert("RGB")
-    return rgb.transpose(turn) if turn is not None else rgb
+    turned = rgb.transpose(turn) if turn is not None else rgb
+    turned.info = {}  # its orientation holds no longer
+    return turned
 
 
 def _opaque(image: Any) -> Image.Image:
