@@ -271,6 +271,19 @@ def test_photos_that_cannot_be_described_are_listed_and_not_fatal(
     assert np.array_equal(found.rows, describe(load(colours), photos).rows)
 
 
+def test_linked_folders_are_described_and_what_is_left_out_is_counted(
+    colours: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "linked").symlink_to(photos / "arch")
+    for name in ("notes.txt", ".hidden.jpg"):
+        (tmp_path / "in" / name).touch()
+    assert main([str(colours), str(tmp_path / "in"), "-o", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    assert f"{tmp_path / 'in'}: 2 files or folders left out: 1 .txt, 1 hidden\n" in said.err and "left" not in said.out
+    assert folder.read(tmp_path / "out").images == [str(tmp_path / "in" / "linked" / f"{i}.jpg") for i in range(5)]
+
+
 def test_a_photo_of_one_pixel_a_side_is_described_at_every_scale(run: Path, photos: Path, tmp_path: Path) -> None:
     Image.new("RGB", (90, 1)).save(tmp_path / "thin.jpg")
     paths = [str(tmp_path / "thin.jpg"), *below(photos)[:2]]
