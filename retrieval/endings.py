@@ -2,6 +2,7 @@
 
 import os
 import re
+import select
 import shutil
 import signal
 import sys
@@ -42,11 +43,13 @@ def without_traceback(go_on: Callable[[], str]) -> Iterator[None]:
 def unread() -> bool:
     """Whether nobody reads stdout any more; what is still to be written there is given up then."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
+        (pipe := select.poll()).register(sys.stdout.fileno(), 0)  # asks for no event, and is told of errors
+    except (OSError, ValueError):  # no file of the system's
+        return False
+    gone = any(event & select.POLLERR for _, event in pipe.poll(0))
+    if gone:
         give_up(sys.stdout)
-        return True
-    return False
+    return gone
 
 
 def refuse_unwritable(folder: str | Path, name: str = "output_dir") -> None:

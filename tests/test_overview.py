@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from retrieval import plan
+from retrieval import plan, stages
 from retrieval.sweep import overview, status, wording
 from retrieval.sweep.__main__ import main
 from retrieval.sweep.status import Status
@@ -244,6 +244,14 @@ def test_in_a_log_file_a_line_says_what_became_of_a_job(
         "1/2 done: pooling=gem seed=0: folder mAP 76.1 at 320 px (1 min 23 s); about 1 min left",
         "1/2 done: pooling=gap seed=0: failed (1 min 23 s): no",
     ]
+
+
+def test_in_a_log_file_a_line_says_how_the_sweep_stands_where_there_is_no_news(
+    lay: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "EVERY", 0.05)
+    said = watched(lay(job(0), job(1)), lambda: None, monkeypatch=monkeypatch)
+    assert set(said) == {"0 of 2 done, 2 waiting, none runs now"} and len(said) >= 2
 
 
 def test_a_plan_that_is_half_written_is_read_at_the_next_look(
