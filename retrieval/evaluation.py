@@ -4,10 +4,12 @@ import json
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
@@ -15,6 +17,7 @@ from retrieval import candidates, embedder, extraction, passes, processes, publi
 from retrieval.benchmarks import Benchmark
 from retrieval.config import build, chosen, load_yaml
 from retrieval.data.images import Photo, limit_pixels
+from retrieval.data.snapshot import Snapshot
 from retrieval.descriptors import Descriptors, Rows
 from retrieval.embedder import Embedder
 from retrieval.errors import InputError
@@ -58,18 +61,21 @@ def run_each(
     for model in models:
         extraction.check(model, extract.resolutions, extract.scales, extract.aspect)
     method.check(models, benchmarks, len(extract.resolutions))
-    for benchmark in benchmarks.values():
-        benchmark.convention["contents"] = contents(benchmark)
     photos = parted(benchmarks, method.pairs.photos if method.pairs else ())
     place = {photo: i for i, photo in enumerate(photo for part in photos.values() for photo in part)}
-    sides = {name: [[place[p] for p in side] for side in (b.queries, b.gallery)] for name, b in benchmarks.items()}
+    files = Snapshot(skippable([*benchmarks.values(), *([method.pairs] if method.pairs else [])]))
     rows: list[Row] = []
-    shared = passes.Pass(models, subjects, extract, kept, output_dir)
+    shared = passes.Pass(models, subjects, extract, kept, output_dir, files)
     for resolution in extract.resolutions:
         stages.stage(f"describing {len(place)} photos at {resolution} px")
         start = time.perf_counter()
         each = shared.described(photos, resolution)
         seconds = round(time.perf_counter() - start, 2)
+        settled = {name: benchmark.settled(files) for name, benchmark in benchmarks.items()}
+        for benchmark in settled.values():
+            benchmark.convention["contents"] = contents(benchmark, files)
+        if files.faults and getattr(method.pairs, "may_skip", False):
+            method = replace(method, pairs=method.pairs.without(files.faults))
         cost = {"seconds": seconds, "poolings_in_pass": shared.poolings, "described": shared.passed}
         for model, about, vectors in zip(models, subjects, each, strict=True) if processes.first() else ():
             how = {"resolution": resolution, **extract.how(), **method.how(None), "dim": vectors.dim}
@@ -80,9 +86,10 @@ def run_each(
                 how |= {**method.how(white), "dim": white.out_features}
                 how["whitening_file"] = keep_whitening(output_dir, white, about, how)
                 vectors = vectors.mapped(white, white.out_features)
-            for name, benchmark in benchmarks.items():
+            for name, benchmark in settled.items():
                 stages.stage(f"evaluating {label(about.pooling, about.options)} on {name} at {resolution} px")
-                queries, gallery = vectors.take(sides[name][0]), vectors.subset(sides[name][1])
+                sides = ([place[photo] for photo in side] for side in (benchmark.queries, benchmark.gallery))
+                queries, gallery = vectors.take(next(sides)), vectors.subset(next(sides))
                 if alike(queries, gallery):
                     warnings.warn(
                         f"{about.backbone} {about.pooling} gives all {len(queries)} queries of {name} and the photos "
@@ -110,13 +117,29 @@ def values_of(
     photos = list(
         dict.fromkeys(p for benchmark in benchmarks.values() for p in (*benchmark.gallery, *benchmark.queries))
     )
-    vectors = Descriptors([describe_together(model, photos, resolution, extract, device)])
+    files = Snapshot(skippable(benchmarks.values()))
+    rows = describe_together(model, photos, resolution, extract, device, False, files)
+    files.faults.update({photo.path: "" for photo, row in zip(photos, rows, strict=True) if np.isnan(row[0])})
+    vectors = Descriptors([rows])
     place, values = {photo: i for i, photo in enumerate(photos)}, {}
-    for name, benchmark in benchmarks.items() if processes.first() else ():
+    for name, given in benchmarks.items() if processes.first() else ():
+        if given.convention.get("duplicates") == "junk":
+            files.hash_all([*given.queries, *given.gallery])  # those that other processes read
+        benchmark = given.settled(files)
         queries, gallery = ([place[photo] for photo in side] for side in (benchmark.queries, benchmark.gallery))
         per_query, _ = judged(benchmark, vectors.take(queries), vectors.subset(gallery), Method())
         values[name] = benchmark.values(per_query)
     return values
+
+
+def skippable(sets: Iterable[Any]) -> set[str]:
+    """The files that may be left out where they cannot be decoded: of sets that skip such, and of no other set."""
+    paths: dict[bool, set[str]] = {True: set(), False: set()}
+    sets = list(sets)
+    for one in sets if any(getattr(one, "may_skip", False) for one in sets) else ():
+        photos = one.photos if hasattr(one, "photos") else (*one.queries, *one.gallery)
+        paths[getattr(one, "may_skip", False)] |= {photo.path for photo in photos}
+    return paths[True] - paths[False]
 
 
 def judged(
@@ -221,7 +244,7 @@ def benchmarks_of(cfg: DictConfig) -> dict[str, Benchmark]:
     benchmarks = {}
     for name, one in chosen(cfg.benchmark).items():
         stages.stage(f"reading the benchmark {name}")
-        benchmarks[name] = build(one, **fetched)
+        benchmarks[name] = build(one, **fetched, **({"cache": cfg.cache} if one.get("verify") else {}))
     return benchmarks
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from retrieval import processes, stages
 from retrieval.backbones import TimmBackbone, real_part
-from retrieval.data import images, tensors
-from retrieval.data.images import Photo, Size, by_shape, by_size
+from retrieval.data import contents, images, tensors
+from retrieval.data.images import Photo, Size, UnreadablePhoto, by_shape, by_size
+from retrieval.data.snapshot import Read, Snapshot
 from retrieval.data.tensors import Batch
 from retrieval.embedder import Embedder, square_map
 from retrieval.errors import InputError, flag
@@ -146,17 +147,44 @@ def square_of(backbone: TimmBackbone, size: tuple[int, int], words: str) -> str:
     return "none, no square photo has that map"
 
 
-class _Photos(Dataset[Tensor]):
-    def __init__(self, photos: Sequence[Photo], size_of: Callable[[Photo], Size], draft: bool) -> None:
-        self.photos, self.size_of, self.draft = photos, size_of, draft
+class _Photos(Dataset[tuple[Tensor, Read]]):
+    """A photo (3, H, W) at its size, and what reading its file told; black where it cannot be decoded.
+
+    sizes: None where no header was read; `size_of` gives those, from a photo and its full size.
+    """
+
+    def __init__(
+        self, photos: Sequence[Photo], sizes: Sequence[Size | None], size_of: Callable[..., Size], draft: bool
+    ) -> None:
+        self.photos, self.sizes, self.size_of, self.draft = photos, sizes, size_of, draft
 
     def __len__(self) -> int:
         return len(self.photos)
 
-    def __getitem__(self, index: int) -> Tensor:
-        photo = self.photos[index]
-        size = self.size_of(photo)
-        return tensors.to_bytes(images.resized(images.decode(photo, size if self.draft else None, size), size))
+    def __getitem__(self, index: int) -> tuple[Tensor, Read]:
+        photo, size = self.photos[index], self.sizes[index]
+        stamp, digest = None, ""
+        try:
+            data, (digest, stamp) = contents.read(photo.path)
+            size = size or self.size_of(photo, whole=images.full_size(photo, data))
+            rgb = images.resized(images.decode(photo, size if self.draft else None, size, data), size)
+        except (InputError, OSError) as error:
+            width, height = size or self.size_of(photo, square=True)
+            fault = str(error) if isinstance(error, UnreadablePhoto) else f"unreadable photo {photo.path}: {error}"
+            return torch.zeros(3, height, width, dtype=torch.uint8), Read(stamp, digest, fault)
+        return tensors.to_bytes(rgb), Read(stamp, digest)
+
+
+class Loaded(NamedTuple):
+    """A `tensors.Batch`, and what reading its files told."""
+
+    pixels: Tensor
+    sizes: Tensor | None
+    read: list[Read]
+
+
+def _collated(items: Sequence[tuple[Tensor, Read]]) -> Loaded:
+    return Loaded(*tensors.padded([photo for photo, _ in items]), [read for _, read in items])
 
 
 def describe(
@@ -179,20 +207,27 @@ def describe(
 
 
 def describe_each(
-    embedders: Sequence[Embedder], photos: Sequence[Photo], resolution: int, extract: Extract, progress: bool = False
+    embedders: Sequence[Embedder],
+    photos: Sequence[Photo],
+    resolution: int,
+    extract: Extract,
+    progress: bool = False,
+    files: Snapshot | None = None,
 ) -> list[NDArray[np.float32]]:
     """Descriptors (N, d) of each embedder at one resolution, float32 unit rows in the order of `photos`; all share one
     backbone.
 
     Each photo is decoded once and passes the backbone once a scale, whatever the number of embedders. An unreadable
-    photo raises UnreadablePhoto; a descriptor that is not finite raises NotFinite; both name the photo.
+    photo raises UnreadablePhoto; a descriptor that is not finite raises NotFinite; both name the photo. files: see
+    `vectors`.
     """
+    files = files or Snapshot()
     for embedder in embedders:
         check(embedder, [resolution], extract.scales, extract.aspect)
-    batches = plan(embedders[0], photos, resolution, extract)
+    batches = plan(embedders[0], photos, resolution, extract, None, files)
     each = [np.empty((len(photos), embedder.dim), dtype=np.float32) for embedder in embedders]
     with stages.bar(total=len(photos), desc=f"describing at {resolution}", disable=None if progress else True) as bar:
-        for indices, of_batch in vectors(embedders, photos, batches, resolution, extract):
+        for indices, of_batch in vectors(embedders, photos, batches, resolution, extract, False, files):
             for rows, of_embedder in zip(each, of_batch, strict=True):
                 rows[indices] = of_embedder
             bar.update(len(indices))
@@ -200,14 +235,19 @@ def describe_each(
 
 
 def plan(
-    embedder: Embedder, photos: Sequence[Photo], resolution: int, extract: Extract, multiple: int | None = None
+    embedder: Embedder,
+    photos: Sequence[Photo],
+    resolution: int,
+    extract: Extract,
+    multiple: int | None = None,
+    files: Snapshot | None = None,
 ) -> list[list[int]]:
     """Indices of the photos of each batch, of one shape unless padded; the shapes come from the files' headers.
 
-    multiple: of their sides; None: that of the backbone.
+    multiple: of their sides; None: that of the backbone. files: what is known of the files already.
     """
     multiple, square = multiple or embedder.backbone.multiple, extract.aspect == "square"
-    sizes = images.target_sizes(photos, resolution, multiple, square)
+    sizes = (files or Snapshot()).target_sizes(photos, resolution, multiple, square)
     return (by_size if extract.aspect == "padded" else by_shape)(sizes, extract.batch_size)
 
 
@@ -218,20 +258,25 @@ def loaded(
     resolution: int,
     extract: Extract,
     multiple: int | None = None,
-) -> DataLoader[Batch]:
-    """A loader of these batches as `tensors.Batch`; they are asked for one by one, as they are needed."""
+    files: Snapshot | None = None,
+) -> DataLoader[Loaded]:
+    """A loader of these batches; they are asked for one by one, as they are needed.
+
+    A photo that cannot be decoded comes as a black one: `Snapshot.note` says what is to be done.
+    """
     multiple, square = multiple or embedder.backbone.multiple, extract.aspect == "square"
-    size_of = partial(images.target_size, resolution=resolution, multiple=multiple, square=square)
+    sizes = (files or Snapshot()).planned(photos, resolution, multiple, square)
+    size_of = partial(images.target_size, resolution=resolution, multiple=multiple)
     loader = DataLoader(
-        _Photos(photos, size_of, extract.draft),
+        _Photos(photos, sizes, size_of, extract.draft),
         batch_sampler=batches,  # pyright: ignore[reportArgumentType]
-        collate_fn=tensors.padded,
+        collate_fn=_collated,
         num_workers=extract.workers,
         worker_init_fn=unheeding,
         pin_memory=device_of(extract.device).type == "cuda",
         generator=torch.Generator(),  # or the workers' seed would be drawn from a training's random numbers
     )
-    return cast("DataLoader[Batch]", loader)
+    return cast("DataLoader[Loaded]", loader)
 
 
 @torch.no_grad()
@@ -242,20 +287,26 @@ def vectors(
     resolution: int,
     extract: Extract,
     once: bool = False,
+    files: Snapshot | None = None,
 ) -> Iterator[tuple[list[int], list[NDArray[np.float32]]]]:
     """Indices of a batch and its descriptors (n, d) by each embedder; batches are asked for ahead of their turn.
 
-    once: these photos will not come together again, so that a frozen backbone need not keep their features. A
+    once: these photos will not come together again, so that a frozen backbone need not keep their features. files: what
+    is known of the files; the photos that it lets be skipped have rows of NaN where they cannot be decoded. A
     descriptor that is not finite raises NotFinite, which names its photo.
     """
+    files = files or Snapshot()
     maps = passed if once else embedders[0].backbone.frozen or passed
     with computing(embedders, extract):
-        for indices, features in maps(embedders[0], photos, batches, resolution, extract):
+        for indices, features in maps(embedders[0], photos, batches, resolution, extract, files=files):
             with mixed(extract):
                 each = aggregated(embedders, features, extract.aggregate)
             rows = [of_embedder.float().cpu().numpy() for of_embedder in each]
+            left_out = np.array([photos[i].path in files.faults for i in indices])
+            there = [photos[i] for i in indices if photos[i].path not in files.faults]
             for of_embedder, embedder in zip(rows, embedders, strict=True):
-                finite(of_embedder, [photos[i] for i in indices], type(embedder.pooling).__name__)
+                finite(of_embedder[~left_out], there, type(embedder.pooling).__name__)
+                of_embedder[left_out] = np.nan
             yield indices, rows
 
 
@@ -266,14 +317,17 @@ def passed(
     resolution: int,
     extract: Extract,
     multiple: int | None = None,
+    files: Snapshot | None = None,
 ) -> Iterator[tuple[list[int], Iterator[Features]]]:
     """Indices of a batch and what the backbone, as it is `computing`, gives at each scale when asked."""
     asked: deque[list[int]] = deque()
     ahead = (asked.append(indices) or indices for indices in batches)
-    backbone, device = embedder.backbone, device_of(extract.device)
-    for batch in loaded(embedder, photos, ahead, resolution, extract, multiple):
+    backbone, device, files = embedder.backbone, device_of(extract.device), files or Snapshot()
+    for batch in loaded(embedder, photos, ahead, resolution, extract, multiple, files):
+        indices = asked.popleft()
+        files.note([photos[i] for i in indices], batch.read)
         pixels, sizes = on_device(batch, backbone, device)
-        yield asked.popleft(), at_scales(backbone, pixels, extract.scales, sizes)
+        yield indices, at_scales(backbone, pixels, extract.scales, sizes)
 
 
 @contextmanager
@@ -296,7 +350,7 @@ def mixed(extract: Extract) -> torch.autocast:
     return torch.autocast(device_of(extract.device).type, dtype, enabled=dtype != torch.float32)
 
 
-def on_device(batch: Batch, backbone: TimmBackbone, device: torch.device) -> tuple[Tensor, Tensor | None]:
+def on_device(batch: Batch | Loaded, backbone: TimmBackbone, device: torch.device) -> tuple[Tensor, Tensor | None]:
     """The photos (B, 3, H, W), normalised where they are computed with, 0 in the padding; and their sizes (B, 2)."""
     photos = tensors.normalised(batch.pixels.to(device, non_blocking=True), backbone.mean, backbone.std)
     if batch.sizes is None:

@@ -1,22 +1,23 @@
 """Features of a backbone that does not learn: computed once, kept in files, read by every pooling, epoch and job after.
 
-A set of photos at a resolution has a folder, a `retrieval.store.Store` with one file a batch.
+A list of photos at a resolution has a folder, a `retrieval.store.Store` with one file a batch.
 """
 
 import json
 import math
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
-from retrieval import extraction, store
+from retrieval import extraction, reuse, store
 from retrieval.backbones import TimmBackbone
 from retrieval.data import images
 from retrieval.data.images import Photo
+from retrieval.data.snapshot import Snapshot
 from retrieval.embedder import Embedder
 from retrieval.extraction import DTYPES, Extract
 from retrieval.features import Features
@@ -29,8 +30,7 @@ class Maps(Store):
     """The features of each batch at each scale, (patches, prefix, mask), as the backbone gave them: even the order in
     memory decides how a sum is rounded."""
 
-    def path(self, shard: int) -> Path:
-        return self.folder / f"batch-{shard:05}.pt"
+    suffix = ".pt"
 
     def save(self, file: BinaryIO, parts: Sequence[Any]) -> None:
         torch.save(parts[0], file)
@@ -64,11 +64,12 @@ class Frozen:
         batches: Iterable[list[int]],
         resolution: int,
         extract: Extract,
+        files: Snapshot | None = None,
     ) -> Iterator[tuple[list[int], Iterable[Features]]]:
         """Indices of a batch and its features at each scale, on the device."""
-        found = self.maps(embedder, photos, resolution, extract)
+        found = self.maps(embedder, photos, resolution, extract, None, files)
         if found is None:
-            yield from extraction.passed(embedder, photos, batches, resolution, extract)
+            yield from extraction.passed(embedder, photos, batches, resolution, extract, None, files)
             return
         maps, planned = found
         place, device = {tuple(batch): i for i, batch in enumerate(planned)}, extraction.device_of(extract.device)
@@ -83,51 +84,51 @@ class Frozen:
         resolution: int,
         extract: Extract,
         multiple: int | None = None,
+        files: Snapshot | None = None,
     ) -> tuple[Maps, Batches] | None:
         """The features of all photos and their batches, filled in where some are missing; None, and a warning, where
         they would take too much room."""
-        backbone = embedder.backbone
-        made_of = store.made_of(backbone, photos, extract, resolution) | {"multiple": multiple or backbone.multiple}
+        backbone, files = embedder.backbone, files or Snapshot()
+        made_of = store.made_of(backbone, extract, resolution) | {"multiple": multiple or backbone.multiple}
         made_of |= {"backbone": described(backbone), "versions": VERSIONS}
         made_of.pop("aggregate")
-        folder = self.folder / store.digest(made_of)
-        if folder in self.refused or not (folder.is_dir() or self.room(backbone, photos, resolution, extract, made_of)):
+        folder = reuse.folder_of(self.folder / store.digest(made_of), photos, files)
+        sides = resolution, made_of["multiple"], extract.aspect == "square"
+        if folder in self.refused or not (
+            folder.is_dir() or self.room(backbone, files.target_sizes(photos, *sides), resolution, extract)
+        ):
             self.refused.add(folder)
             return None
 
         def plan() -> Batches:
-            return extraction.plan(embedder, photos, resolution, extract, multiple)
+            return extraction.plan(embedder, photos, resolution, extract, multiple, files)
 
         def describe(batches: Iterable[list[int]]) -> Iterator[tuple[list[int], list[Any]]]:
-            for indices, features in extraction.passed(embedder, photos, batches, resolution, extract, multiple):
+            for indices, features in extraction.passed(embedder, photos, batches, resolution, extract, multiple, files):
                 with extraction.mixed(extract):
                     kept = [(_cpu(one.patches), _cpu(one.prefix), _cpu(one.mask)) for one in features]
                 yield indices, [kept]
 
-        maps, counted = Maps(folder, made_of, len(photos), backbone.dim, size=1), store.Counted(describe)
+        maps = Maps(folder, made_of, len(photos), backbone.dim, size=1, entry=reuse.noting(photos, files))
+        counted = store.Counted(describe)
+        reuse.take(maps, plan, photos, files)
         shards = store.complete([maps], plan, counted, f"features at {resolution}")
+        reuse.know_all(maps, shards, photos, files)
         if counted.photos:
             maps.note_seconds(counted.seconds / counted.photos)
             self.count(maps, -counted.photos)
         return maps, [batch for shard in shards for batch in shard]
 
-    def room(
-        self,
-        backbone: TimmBackbone,
-        photos: Sequence[Photo],
-        resolution: int,
-        extract: Extract,
-        made_of: Mapping[str, Any],
-    ) -> bool:
-        """Whether the features of these photos fit; says so where they do not."""
+    def room(self, backbone: TimmBackbone, sizes: Sequence[images.Size], resolution: int, extract: Extract) -> bool:
+        """Whether the features of photos of these sizes fit; says so where they do not."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        sizes = images.target_sizes(photos, resolution, made_of["multiple"], extract.aspect == "square")
         wanted = sum(size_of(backbone, size, extract) for size in sizes)
-        held = sum(file.stat().st_size for file in self.folder.glob("*/batch-*.pt"))
+        kept = [file.stat() for file in self.folder.glob("*/*/*.pt")]
+        held = sum({one.st_ino: one.st_size for one in kept}.values())  # one file may have several names
         left = min(LIMIT - held, shutil.disk_usage(self.folder).free / 2)
         if wanted > left:
             warnings.warn(
-                f"features of {len(photos)} photos at {resolution} px would take {wanted / 1e9:.2g} GB, and "
+                f"features of {len(sizes)} photos at {resolution} px would take {wanted / 1e9:.2g} GB, and "
                 f"{self.folder} has room for {max(left, 0) / 1e9:.2g} GB (at most {LIMIT / 1e9:g} GB, and half of what "
                 "the disk has left): they pass the frozen backbone each time; what no sweep needs any more there may "
                 "be removed",

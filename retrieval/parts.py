@@ -108,11 +108,15 @@ class Parts:
         extract: Extract = build(cfg.extract)
         pl.seed_everything(int(cfg.seed), workers=True, verbose=False)
         stages.stage("reading the photos to train on")
-        data: LandmarkData = build(cfg.data, sampler=plain(cfg.sampler), seed=int(cfg.seed))
+        how = {"sampler": plain(cfg.sampler), "seed": int(cfg.seed), "cache": cfg.cache}
+        data: LandmarkData = build(cfg.data, **how)
         stages.stage(f"there are {data.summary}; loading {cfg.backbone.name}")
         embedder = embedders.from_config(cfg, cfg.data.get("resolution"))
         extraction.check(embedder, extract.resolutions, extract.scales, extract.aspect)
         backbone = embedder.backbone
+        if looks_ahead(cfg, embedder) and not cfg.data.get("verify"):
+            stages.stage("decoding the photos to train on, as some may be skipped and all are described")
+            data = build(cfg.data, **how, verify=True)
         data.augment = replace(data.augment, multiple=backbone.multiple)
         refuse_sizes(data.augment, data.resolutions, backbone)
         refuse_crops(embedder, data)
@@ -140,6 +144,13 @@ class Parts:
         if processes.first():
             progress.say(output_dir, "judging", {})
         evaluation.run_each([model], self.benchmarks, self.extract, [about], output_dir, kept, self.method)
+
+
+def looks_ahead(cfg: DictConfig, embedder: Embedder) -> bool:
+    """Whether training photos that may be skipped are described before or between epochs, so that all must be verified:
+    to be mined, for what is fitted to them, or by a frozen backbone."""
+    described = cfg.names.sampler == "tuples" or cfg.lr_multipliers.backbone == 0 or not vocabulary.fitted(embedder)
+    return described and cfg.data.get("on_unreadable") == "skip"
 
 
 def refuse(cfg: DictConfig) -> None:

@@ -7,18 +7,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from retrieval import companions, extraction, store
+from retrieval import companions, extraction, reuse, store
 from retrieval.candidates import Candidate
 from retrieval.data.images import Photo
+from retrieval.data.snapshot import Snapshot
 from retrieval.descriptors import Descriptors, joined
 from retrieval.embedder import Embedder
 from retrieval.errors import InputError
 from retrieval.extraction import Extract
 from retrieval.results import append
-from retrieval.store import VERSIONS, Counted, Store
+from retrieval.reuse import PhotoStore
+from retrieval.store import VERSIONS, Batches, Counted, Describe
 from retrieval.subjects import Subject, label
 
-Kept = tuple[Store, Embedder]
+Kept = tuple[PhotoStore, Embedder]
 
 
 class Pass:
@@ -28,6 +30,7 @@ class Pass:
     Where they are kept and nothing is trained, a pass that this job must make describes the photos for the other jobs
     of its sweep too, which find them there; `saved.json` in `output_dir` says what that saves them. `poolings`: how
     many models the last pass served; `passed`: photos that it described, where the others' descriptors were there.
+    files: what is known of the photos' files.
     """
 
     def __init__(
@@ -37,7 +40,9 @@ class Pass:
         extract: Extract,
         kept: Path | None,
         output_dir: Path,
+        files: Snapshot | None = None,
     ) -> None:
+        self.files = files or Snapshot()
         self.own = list(zip(models, subjects, strict=True))
         self.extract, self.output_dir = extract, output_dir
         self.folder = Path(extract.store) if extract.store else kept
@@ -50,7 +55,7 @@ class Pass:
             self.passed = sum(map(len, parts.values()))
             models = [model for model, _ in self.own]
             each = [
-                extraction.describe_each(models, photos, resolution, self.extract, progress=True)
+                extraction.describe_each(models, photos, resolution, self.extract, True, self.files)
                 for photos in parts.values()
             ]
             return [Descriptors(list(of_model)) for of_model in zip(*each, strict=True)]
@@ -76,14 +81,14 @@ class Pass:
 
     def _store(
         self, name: str, photos: Sequence[Photo], resolution: int, folder: Path, model: Embedder, about: Subject
-    ) -> Store:
-        made_of = store.made_of(model, photos, self.extract, resolution)
+    ) -> PhotoStore:
+        made_of = store.made_of(model, self.extract, resolution)
         made_of |= {"settings": about.settings, "versions": VERSIONS}
         own = re.sub(r"[^\w.-]+", "_", f"{name}_{label(about.pooling, about.options)}_{resolution}")
         named = own if self.extract.store else store.digest(made_of)
-        return Store(folder / named, made_of, len(photos), model.dim, self.extract.store_dtype)
+        return PhotoStore(folder / named, made_of, photos, self.files, model.dim, self.extract.store_dtype)
 
-    def _beside(self, own: Sequence[Kept], keeping: Callable[[Embedder, Subject], Store]) -> list[Kept]:
+    def _beside(self, own: Sequence[Kept], keeping: Callable[[Embedder, Subject], PhotoStore]) -> list[Kept]:
         """Stores of the sweep's other jobs that lack something, each once, with their models."""
         found = {kept.folder: (kept, model) for kept, model in own}
         for other in self.others:
@@ -94,19 +99,30 @@ class Pass:
         return list(found.values())[len(own) :]
 
     def _fill(self, kept: Sequence[Kept], name: str, photos: Sequence[Photo], resolution: int) -> list[Descriptors]:
-        stores, models = [one for one, _ in kept], [model for _, model in kept]
-        described = Counted(lambda batches: extraction.vectors(models, photos, batches, resolution, self.extract))
-        plan = functools.cache(lambda: extraction.plan(models[0], photos, resolution, self.extract))
-        filled = store.fill(stores, plan, described, f"describing at {resolution}")
-        self.passed += described.photos
-        if described.photos and len(kept) > len(self.own):
+        counted: list[Counted] = []
+
+        def plan(some: Sequence[Photo]) -> Batches:
+            return extraction.plan(kept[0][1], some, resolution, self.extract, None, self.files)
+
+        def describing(places: Sequence[int], some: Sequence[Photo]) -> Describe:
+            models = [kept[place][1] for place in places]
+            counted.append(
+                Counted(lambda b: extraction.vectors(models, some, b, resolution, self.extract, False, self.files))
+            )
+            return counted[-1]
+
+        filled = reuse.complete([one for one, _ in kept], plan, describing, f"describing at {resolution}")
+        described = sum(one.photos for one in counted)
+        self.passed += described
+        if described and len(kept) > len(self.own):
             self.poolings = len(kept)
-            append(self.output_dir / "saved.json", [self._saved(described, name, len(photos), resolution)])
+            seconds = sum(one.seconds for one in counted)
+            append(self.output_dir / "saved.json", [self._saved(described, seconds, name, len(photos), resolution)])
         return filled
 
-    def _saved(self, described: Counted, name: str, photos: int, resolution: int) -> dict[str, Any]:
+    def _saved(self, described: int, seconds: float, name: str, photos: int, resolution: int) -> dict[str, Any]:
         """What the other jobs need not do: a share of a pass where another job describes the rest."""
         others = self.poolings - len(self.own)
         about = {"what": "descriptors", "part": name, "photos": photos, "resolution": resolution}
-        saved = {"passes": others * described.photos / photos, "seconds": others * described.seconds}
+        saved = {"passes": others * described / photos, "seconds": others * seconds}
         return {**about, "poolings": self.poolings, **saved}

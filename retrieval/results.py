@@ -17,6 +17,7 @@ from torch import nn
 
 from retrieval import metrics, statistics
 from retrieval.benchmarks import Benchmark
+from retrieval.data.snapshot import Snapshot
 from retrieval.embedder import Embedder
 from retrieval.heads import Whitening
 from retrieval.search import FAISS_VERSION
@@ -51,6 +52,7 @@ def row(
     """
     values = benchmark.values(per_query)
     sizes = {"queries": len(benchmark.queries), "images": len(benchmark.gallery), "skipped": benchmark.skipped}
+    sizes |= benchmark.counts
     network = {"p": p_of(model), "parameters": parameters(model), "multiple": model.backbone.multiple}
     numbers = {name: None if math.isnan(value) else value for name, value in values.items()}  # JSON knows no NaN
     ties = {"tied_queries": metrics.tied_queries(per_query)}
@@ -77,11 +79,9 @@ def certainty(
     return known
 
 
-def contents(benchmark: Benchmark) -> str:
-    """A short hash of which photos are judged and what is right: names, sizes, boxes and labels."""
-    photos = [*benchmark.queries, *benchmark.gallery]
-    above = os.path.commonpath([Path(photo.path).parent for photo in photos])
-    listed = [(os.path.relpath(p.path, above), os.stat(p.path).st_size, p.box) for p in photos]
+def contents(benchmark: Benchmark, files: Snapshot) -> str:
+    """A short hash of which photos are judged and what is right: the bytes of their files, boxes and labels."""
+    listed = [files.key(photo) for photo in (*benchmark.queries, *benchmark.gallery)]
     levels = getattr(benchmark, "levels", {"": (benchmark.relevant, benchmark.ignored)})
     labels = {level: [[list(map(int, one)) for one in lists] for lists in both] for level, both in levels.items()}
     return digest([listed, labels])

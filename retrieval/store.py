@@ -15,6 +15,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -24,7 +25,6 @@ from tqdm import tqdm
 
 from retrieval import extraction, stages
 from retrieval.atomic import replace
-from retrieval.data.images import Photo
 from retrieval.descriptors import Descriptors
 from retrieval.errors import InputError
 from retrieval.extraction import Extract
@@ -49,6 +49,7 @@ CODE = hashlib.sha256(
             "scales",
             "data",
             "store",
+            "reuse",
         )
         for file in sorted(HERE.glob(f"{part}*/*.py")) + sorted(HERE.glob(f"{part}.py"))
     )
@@ -64,29 +65,30 @@ class Store:
     """Descriptors (count, dim) in `folder`, made of what `made_of` says (names to plain values).
 
     A folder that holds descriptors made of anything else is refused, the difference named. A shard has at least
-    `size` rows.
+    `size` rows. entry: what is noted of a row beside it, by its index, in JSON's types.
     """
 
+    suffix = ".npy"
+
     def __init__(
-        self, folder: Path, made_of: Mapping[str, Any], count: int, dim: int, dtype: str = "float32", size: int = SHARD
+        self,
+        folder: Path,
+        made_of: Mapping[str, Any],
+        count: int,
+        dim: int,
+        dtype: str = "float32",
+        size: int = SHARD,
+        entry: Callable[[int], Any] | None = None,
     ) -> None:
         if dtype not in DTYPES:
             raise InputError(f"descriptors are kept as {' or '.join(DTYPES)}, got {dtype!r}")
-        self.folder, self.count, self.dtype, self.size = folder, count, np.dtype(dtype), size
-        wanted = json.loads(json.dumps({**made_of, "count": count, "dim": dim, "kept_as": dtype, "shard": size}))
-        with self.locked("manifest"):
-            held = _read_or_write(folder / "manifest.json", lambda: wanted)
-        for key in wanted.keys() | held.keys():
-            if wanted.get(key) != held.get(key):
-                raise InputError(
-                    f"{folder} holds descriptors made otherwise: {key} is {held.get(key)} there, {wanted.get(key)} was "
-                    "asked for; accepted: another folder, or none, or remove this one"
-                )
+        self.folder, self.count, self.dtype, self.size, self.entry = folder, count, np.dtype(dtype), size, entry
+        refuse_other(folder, {**made_of, "count": count, "dim": dim, "kept_as": dtype, "shard": size})
 
     def shards(self, plan: Callable[[], Batches]) -> list[Batches]:
         """The batches of each shard; `plan` gives those of all photos, and is asked once in a store's life."""
         with self.locked("manifest"):
-            batches: Batches = _read_or_write(self.folder / "batches.json", plan)
+            batches: Batches = read_or_write(self.folder / "batches.json", plan)
         shards, room = [], 0
         for batch in batches:
             if room <= 0:
@@ -105,12 +107,15 @@ class Store:
         return self.path(shard).is_file()
 
     def path(self, shard: int) -> Path:
-        return self.folder / f"shard-{shard:05}.npy"
+        return self.folder / f"shard-{shard:05}{self.suffix}"
 
-    def write(self, shard: int, parts: Sequence[Any]) -> None:
+    def write(self, shard: int, parts: Sequence[Any], indices: Sequence[int]) -> None:
         """Keep what the batches of a shard gave, whose lock is held; a full disk costs this shard alone."""
-        for left in self.folder.glob(f"{self.path(shard).name}.*.tmp"):  # by a process that was killed
+        for left in self.folder.glob(f"{self.path(shard).stem}.*.tmp"):  # by a process that was killed
             left.unlink()
+        if self.entry:  # first, as a shard that is there is whole
+            noted = json.dumps([self.entry(index) for index in indices]).encode()
+            replace(self.path(shard).with_suffix(".json"), lambda file: file.write(noted))
         replace(self.path(shard), lambda file: self.save(file, parts))
 
     def save(self, file: BinaryIO, parts: Sequence[Any]) -> None:
@@ -118,8 +123,7 @@ class Store:
 
     def locked(self, name: str, timeout: float = -1) -> FileLock:
         """A lock between processes, waited for `timeout` seconds at most (-1: as long as it takes)."""
-        (self.folder / "locks").mkdir(parents=True, exist_ok=True)
-        return FileLock(self.folder / "locks" / name, timeout=timeout)
+        return locked(self.folder, name, timeout)
 
     def opened(self, shards: Sequence[Batches]) -> Descriptors:
         """All rows, in the order of the photos; every shard must be there."""
@@ -191,7 +195,7 @@ def _described(
             if len(parts) == len(shards[shard]):
                 for store, of_store in zip(stores, zip(*parts, strict=True), strict=True):
                     if not store.has(shard):
-                        store.write(shard, of_store)
+                        store.write(shard, of_store, [index for batch in shards[shard] for index in batch])
                 claimed.popleft()[1].close()
                 parts, finished = [], finished + 1
     finally:
@@ -215,32 +219,56 @@ def _claim(stores: Sequence[Store], shard: int) -> ExitStack | None:
         return locks.pop_all() if _lacking(stores, shard) else None
 
 
-def _read_or_write(path: Path, make: Callable[[], Any]) -> Any:
+def locked(folder: Path, name: str, timeout: float = -1) -> FileLock:
+    """A lock between processes, waited for `timeout` seconds at most (-1: as long as it takes)."""
+    (folder / "locks").mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / "locks" / name, timeout=timeout)
+
+
+def refuse_other(folder: Path, made_of: Mapping[str, Any]) -> None:
+    """Note in a folder what made its descriptors; refuse one whose descriptors were made of anything else."""
+    wanted = json.loads(json.dumps(made_of))
+    with locked(folder, "manifest"):
+        held = read_or_write(folder / "manifest.json", lambda: wanted)
+    for key in wanted.keys() | held.keys():
+        if wanted.get(key) != held.get(key):
+            raise InputError(
+                f"{folder} holds descriptors made otherwise: {key} is {held.get(key)} there, {wanted.get(key)} was "
+                "asked for; accepted: another folder, or none, or remove this one"
+            )
+
+
+def read_or_write(path: Path, make: Callable[[], Any]) -> Any:
+    """What a JSON file says, which is made where it is not there."""
     if not path.is_file():
         made = json.dumps(make()).encode()
         replace(path, lambda file: file.write(made))
     return json.loads(path.read_text())
 
 
-def made_of(embedder: nn.Module, photos: Sequence[Photo], extract: Extract, resolution: int) -> dict[str, Any]:
-    """All that decides the descriptors of photos: weights, files, how they are described, and this package's code."""
-    weights, files = fingerprint(embedder, photos)
+def made_of(embedder: nn.Module, extract: Extract, resolution: int) -> dict[str, Any]:
+    """All that decides the descriptors of photos beside these: weights, how they are described, this package's code."""
     how = {key: value for key, value in asdict(extract).items() if key not in NO_MATTER}
     device = extraction.device_of(extract.device).type
-    return {"weights": weights, "photos": files, "resolution": resolution, **how, "device": device, "code": CODE}
+    return {"weights": fingerprint(embedder), "resolution": resolution, **how, "device": device, "code": CODE}
 
 
-def fingerprint(embedder: nn.Module, photos: Sequence[Photo]) -> tuple[str, str]:
-    """Hashes of every weight and of every photo's path, size, time of change and box."""
-    weights, files = hashlib.sha256(), hashlib.sha256()
-    for name, tensor in embedder.state_dict().items():
-        weights.update(name.encode() + tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    for photo in photos:
-        stat = Path(photo.path).stat()
-        files.update(repr((Path(photo.path).resolve(), photo, stat.st_size, stat.st_mtime_ns)).encode())
-    return weights.hexdigest(), files.hexdigest()
+def fingerprint(embedder: nn.Module) -> str:
+    """A hash of every weight, computed once as long as none changes."""
+    weights = embedder.state_dict()
+    state = [(name, tensor.data_ptr(), tensor._version) for name, tensor in weights.items()]
+    if (known := _FINGERPRINTS.get(embedder)) and known[0] == state:
+        return known[1]
+    found = hashlib.sha256()
+    for name, tensor in weights.items():
+        found.update(name.encode() + tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    _FINGERPRINTS[embedder] = state, found.hexdigest()
+    return found.hexdigest()
 
 
-def digest(made_of: Mapping[str, Any]) -> str:
+_FINGERPRINTS: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()
+
+
+def digest(made_of: Any) -> str:
     """The name of a folder for what is made so."""
     return hashlib.sha256(json.dumps(made_of, sort_keys=True, default=list).encode()).hexdigest()[:32]

@@ -11,6 +11,7 @@ from torch import distributed as dist
 
 from retrieval import extraction, processes
 from retrieval.data.images import Photo
+from retrieval.data.snapshot import Snapshot
 from retrieval.descriptors import Rows
 from retrieval.embedder import Embedder
 from retrieval.extraction import Extract
@@ -19,20 +20,27 @@ T = TypeVar("T")
 
 
 def describe_together(
-    embedder: Embedder, photos: Sequence[Photo], resolution: int, extract: Extract, device: str, once: bool = False
+    embedder: Embedder,
+    photos: Sequence[Photo],
+    resolution: int,
+    extract: Extract,
+    device: str,
+    once: bool = False,
+    files: Snapshot | None = None,
 ) -> Rows:
     """Descriptors (N, d), float32 unit rows in the order of `photos`, on every process; each describes a share of them.
 
     At one scale and not compiled, whatever `extract` says, on `device`, which is this process's own. Batches are those
     of one process, so rows are too. once: see `extraction.vectors`. The embedder's mode and torch's random numbers are
     left as they were. An unreadable photo raises UnreadablePhoto, a descriptor that is not finite NotFinite, on the
-    process that met it.
+    process that met it. files: see `extraction.vectors`; a photo that it lets be skipped has a row of NaN everywhere.
     """
+    files = files or Snapshot()
     extract = replace(extract, scales=(1.0,), compile=False, device=device)
     extraction.check(embedder, [resolution], extract.scales, extract.aspect)
-    batches = share(extraction.plan(embedder, photos, resolution, extract))
+    batches = share(extraction.plan(embedder, photos, resolution, extract, None, files))
     rows = np.zeros((len(photos), embedder.dim), dtype=np.float32)
-    for indices, (of_batch,) in extraction.vectors([embedder], photos, batches, resolution, extract, once):
+    for indices, (of_batch,) in extraction.vectors([embedder], photos, batches, resolution, extract, once, files):
         rows[indices] = of_batch
     return united(rows, device)
 

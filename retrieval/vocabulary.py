@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 
 from retrieval import extraction, search, stages
 from retrieval.data.images import Photo
+from retrieval.data.snapshot import Snapshot
 from retrieval.embedder import Embedder
 from retrieval.errors import InputError
 from retrieval.extraction import Extract
@@ -44,12 +45,14 @@ def local_features(
     Described as `extraction.describe` does, in float32 at one scale; a map that is not finite raises NotFinite.
     """
     where = extraction.device_of(extract.device)
-    batches = extraction.plan(embedder, photos, resolution, extract)
-    loader = extraction.loaded(embedder, photos, batches, resolution, extract)
+    files = Snapshot()
+    batches = extraction.plan(embedder, photos, resolution, extract, None, files)
+    loader = extraction.loaded(embedder, photos, batches, resolution, extract, None, files)
     rng, drawn = np.random.default_rng(seed), []
     training, home = embedder.training, next(embedder.parameters()).device
     embedder.eval().to(where)
     for indices, batch in zip(batches, stages.bar(iterable=loader, desc="local features"), strict=True):
+        files.note([photos[i] for i in indices], batch.read)
         features = embedder.backbone(*extraction.on_device(batch, embedder.backbone, where))
         maps = normalize(features.patches.float(), dim=1).flatten(2).mT.cpu().numpy()
         extraction.finite(maps.reshape(len(indices), -1), [photos[i] for i in indices], "the backbone")

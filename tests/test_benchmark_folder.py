@@ -1,13 +1,16 @@
 """Labelled photos of one's own: folders and CSV files."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from small_sets import jpegs, ranking, table, trapezoid
 
+from retrieval.benchmarks import Benchmark
 from retrieval.benchmarks.folder import Folder, Listed
 from retrieval.config import CONFIGS, build, load_yaml
+from retrieval.data.snapshot import Snapshot
 from retrieval.errors import InputError
 
 ROWS = [("path", "landmark", "query"), ("a.jpg", "arch", "no"), ("b.jpg", "arch", "yes"), ("c.jpg", "dome", "no"),
@@ -100,3 +103,71 @@ def test_a_file_that_is_no_text_is_refused(file: Path) -> None:
 def test_long_fields_and_quotes_are_read(file: Path) -> None:
     table(file, ("path", "landmark", "note"), *((f"{n}.jpg", '"Arc, de Triomphe"', "x" * 200_000) for n in "ab"))
     assert Listed(str(file)).landmarks == ["Arc, de Triomphe"] * 2
+
+
+@pytest.fixture
+def doubled(photos: Path, tmp_path: Path) -> Path:
+    """Two landmarks of two photos, each with a copy of its first one; and one of arch under dome."""
+    for landmark in ("arch", "dome"):
+        (tmp_path / landmark).mkdir()
+        for name, of in (("0.jpg", "0.jpg"), ("1.jpg", "1.jpg"), ("copy.jpg", "0.jpg")):
+            shutil.copy(photos / landmark / of, tmp_path / landmark / name)
+    shutil.copy(photos / "arch/1.jpg", tmp_path / "dome/other.jpg")
+    return tmp_path
+
+
+def settled(root: Path, duplicates: str) -> Benchmark:
+    benchmark, files = Folder(str(root), duplicates=duplicates), Snapshot()
+    files.hash_all(benchmark.gallery)
+    return benchmark.settled(files)
+
+
+def test_files_with_the_same_bytes_are_counted_and_named(doubled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark = settled(doubled, "keep")
+    assert benchmark.counts == {"copies": 2, "contradictions": 1}
+    said = capsys.readouterr().out
+    assert f"{doubled}/arch/1.jpg is {doubled}/dome/other.jpg" in said
+    assert f"{doubled}/dome/0.jpg is {doubled}/dome/copy.jpg" in said
+
+
+def test_copies_that_are_kept_count_as_any_photo(doubled: Path) -> None:
+    kept, plain = settled(doubled, "keep"), Folder(str(doubled))
+    assert [rows.tolist() for rows in kept.relevant] == [rows.tolist() for rows in plain.relevant]
+    assert kept.convention["duplicates"] == "keep"
+
+
+def test_copies_of_a_query_are_junk_for_it_alone_under_any_landmark(doubled: Path) -> None:
+    benchmark = settled(doubled, "junk")
+    names = ["/".join(Path(photo.path).parts[-2:]) for photo in benchmark.gallery]
+    found = {
+        name: ([names[i] for i in relevant], [names[i] for i in ignored])
+        for name, relevant, ignored in zip(names, benchmark.relevant, benchmark.ignored, strict=True)
+    }
+    assert found["arch/0.jpg"] == (["arch/1.jpg"], ["arch/0.jpg", "arch/copy.jpg"])
+    assert found["arch/1.jpg"] == (["arch/0.jpg", "arch/copy.jpg"], ["arch/1.jpg", "dome/other.jpg"])
+    assert found["dome/1.jpg"] == (["dome/0.jpg", "dome/copy.jpg", "dome/other.jpg"], ["dome/1.jpg"])
+    assert benchmark.convention["duplicates"] == "junk"
+
+
+def test_copies_are_refused_if_asked(doubled: Path) -> None:
+    with pytest.raises(InputError, match=r"2 photos are copies .* 1 stand under several landmarks: .*arch/1\.jpg is"):
+        settled(doubled, "refuse")
+
+
+def test_copies_are_refused_at_the_start_where_the_files_were_verified(doubled: Path) -> None:
+    with pytest.raises(InputError, match="2 photos are copies"):
+        Folder(str(doubled), duplicates="refuse", verify=True)
+
+
+def test_another_way_with_copies_is_refused(photos: Path) -> None:
+    with pytest.raises(InputError, match="duplicates must be one of keep, junk, refuse, got 'drop'"):
+        Folder(str(photos), duplicates="drop")
+
+
+def test_a_benchmark_of_nothing_but_copies_has_nothing_to_find_without_them(photos: Path, tmp_path: Path) -> None:
+    for landmark in ("arch", "dome"):
+        (tmp_path / landmark).mkdir()
+        for name in ("0.jpg", "copy.jpg"):
+            shutil.copy(photos / landmark / "0.jpg", tmp_path / landmark / name)
+    with pytest.raises(InputError, match="are copies of their queries"):
+        settled(tmp_path, "junk")

@@ -54,12 +54,45 @@ def test_a_landmark_with_one_photo_is_refused(photos: Path, tmp_path: Path) -> N
         read(tmp_path)
 
 
-def test_a_photo_cut_short_is_refused_at_the_start(photos: Path, tmp_path: Path) -> None:
-    shutil.copytree(photos, tmp_path, dirs_exist_ok=True)
-    cut = tmp_path / "dome" / "0.jpg"
+@pytest.fixture
+def broken(photos: Path, tmp_path: Path) -> Path:
+    """A copy of the photos, of which dome/0.jpg is cut short."""
+    shutil.copytree(photos, tmp_path / "photos")
+    cut = tmp_path / "photos/dome/0.jpg"
     cut.write_bytes(cut.read_bytes()[:700])
+    return tmp_path / "photos"
+
+
+def test_no_photo_is_opened_at_the_start(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images.Image, "open", lambda *_: pytest.fail("opened"))
+    assert len(read(broken).photos) == 20
+
+
+def test_verifying_refuses_a_photo_cut_short_at_the_start(broken: Path) -> None:
     with pytest.raises(UnreadablePhoto, match=r"dome/0\.jpg"):
-        read(tmp_path)
+        read(broken, verify=True)
+
+
+def test_what_was_verified_is_not_decoded_again(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(shutil.copytree(photos, tmp_path / "photos"))
+    read(root, verify=True, cache=tmp_path)
+    (root / "arch/0.jpg").touch()  # another stamp, the same bytes
+    shutil.copy(photos / "arch/1.jpg", root / "arch/new.jpg")
+    monkeypatch.setattr(images, "decode", lambda *_, **__: pytest.fail("decoded"))
+    assert len(read(root, verify=True, cache=tmp_path).photos) == 21
+
+
+def test_a_verified_photo_that_changed_is_decoded_again(photos: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(photos, tmp_path / "photos"))
+    read(root, verify=True, cache=tmp_path)
+    (root / "arch/0.jpg").write_bytes(b"no photo")
+    with pytest.raises(UnreadablePhoto, match=r"arch/0\.jpg"):
+        read(root, verify=True, cache=tmp_path)
+
+
+def test_other_ways_with_unreadable_photos_are_refused(photos: Path) -> None:
+    with pytest.raises(InputError, match="'refuse' or 'skip', got 'ignore'"):
+        read(photos, on_unreadable="ignore")
 
 
 def test_files_that_are_left_out_are_counted_aloud(photos: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -158,11 +191,45 @@ def test_a_named_pipe_among_the_photos_is_named_and_not_opened(photos: Path, tmp
         read(tmp_path)
 
 
-def test_an_unreadable_photo_is_skipped_and_counted_if_asked(photos: Path, tmp_path: Path) -> None:
+def test_an_unreadable_photo_that_is_verified_is_skipped_and_counted_if_asked(photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos, tmp_path, dirs_exist_ok=True)
     (tmp_path / "dome" / "0.jpg").write_bytes(b"no photo")
-    everything = read(tmp_path, on_unreadable="skip")
+    everything = read(tmp_path, on_unreadable="skip", verify=True)
     assert (len(everything.photos), everything.skipped) == (19, 1)
+
+
+def epoch(root: Path, on_unreadable: str, workers: int, capsys: Capture) -> tuple[list[str], list[torch.Tensor], str]:
+    """Paths, pixels and what is said of the batches of an epoch."""
+    sampler = {"_target_": "retrieval.data.batching.LandmarkBatches", "landmarks": 4, "photos": 5}
+    data = FolderData(str(root), on_unreadable, seed=0, sampler=sampler, resolution=32, workers=workers)
+    batches = list(data.train_dataloader())
+    pixels = [pixels for batch in batches for pixels in batch.pixels]
+    return [path for batch in batches for path in batch.paths], pixels, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_another_photo_of_its_landmark_stands_in_for_one_that_cannot_be_decoded(
+    broken: Path, workers: int, capsys: Capture
+) -> None:
+    (paths, pixels, said), again = epoch(broken, "skip", workers, capsys), epoch(broken, "skip", 0, capsys)
+    assert Counter(Path(path).parent.name for path in paths) == dict.fromkeys(("arch", "bridge", "castle", "dome"), 5)
+    assert Counter(paths)[str(broken / "dome/1.jpg")] == 2 and str(broken / "dome/0.jpg") not in paths
+    assert paths == again[0] and all(map(torch.equal, pixels, again[1]))
+    assert said.count("dome/0.jpg") == 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_photo_that_cannot_be_decoded_ends_the_epoch_in_one_line(broken: Path, workers: int, capsys: Capture) -> None:
+    with pytest.raises(UnreadablePhoto) as told:
+        epoch(broken, "refuse", workers, capsys)
+    assert str(told.value).startswith(f"unreadable photo {broken / 'dome/0.jpg'}") and "\n" not in str(told.value)
+
+
+def test_a_landmark_without_a_photo_that_can_be_decoded_is_refused(broken: Path, capsys: Capture) -> None:
+    for path in (broken / "dome").iterdir():
+        path.write_bytes(b"no photo")
+    with pytest.raises(UnreadablePhoto, match="unreadable photo .*dome"):
+        epoch(broken, "skip", 0, capsys)
 
 
 def indices(sampler: LandmarkBatches, epoch: int = 0) -> Iterator[list[int]]:

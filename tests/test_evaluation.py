@@ -15,11 +15,13 @@ from retrieval import config, embedder, evaluation, extraction, results, subject
 from retrieval.benchmarks import revisited
 from retrieval.benchmarks.folder import Folder
 from retrieval.benchmarks.revisited import Revisited, checked
-from retrieval.data import landmarks
+from retrieval.data import contents, images, landmarks
+from retrieval.data.images import UnreadablePhoto
+from retrieval.data.snapshot import Snapshot
 from retrieval.errors import InputError
 from retrieval.extraction import Extract
 from retrieval.passes import Pass
-from retrieval.report import runs
+from retrieval.report import lines, runs
 
 TRUTH = {"imlist": ["arch/0.jpg", "arch/1.jpg", "dome/0.jpg"], "qimlist": ["arch/2.jpg"]}
 LABELS = {"bbx": [4.6, 2.2, 60.1, 61.0], "easy": [0], "hard": [1], "junk": []}
@@ -324,5 +326,92 @@ def test_a_whitening_set_without_a_whitening_is_refused(photos: Path, tmp_path: 
 def test_other_labels_are_other_contents_though_their_union_is_the_same(photos: Path) -> None:
     swapped = {**LABELS, "easy": LABELS["hard"], "hard": LABELS["easy"]}
     one, other = (Revisited(photos, {**TRUTH, "gnd": [labels]}) for labels in (LABELS, swapped))
-    assert results.contents(one) == results.contents(Revisited(photos, {**TRUTH, "gnd": [LABELS]}))
-    assert results.contents(one) != results.contents(other)
+    files = Snapshot()
+    files.hash_all([*one.queries, *one.gallery])
+    assert results.contents(one, files) == results.contents(Revisited(photos, {**TRUTH, "gnd": [LABELS]}), files)
+    assert results.contents(one, files) != results.contents(other, files)
+
+
+def test_contents_are_of_bytes_and_labels_wherever_the_photos_lie(photos: Path, tmp_path: Path) -> None:
+    words = ["extract.resolutions=[48]", f"cache={tmp_path / 'cache'}"]
+    for name in ("here", "there", "changed"):
+        shutil.copytree(photos, tmp_path / name, copy_function=shutil.copy)
+    shutil.copy(photos / "dome/0.jpg", tmp_path / "changed/arch/0.jpg")
+    rows = {name: off_the_shelf(tmp_path / name, tmp_path / f"{name}.run", *words)[0] for name in ("here", "there")}
+    other = off_the_shelf(tmp_path / "changed", tmp_path / "run", *words)[0]
+    assert rows["here"]["convention"] == rows["there"]["convention"]
+    assert other["convention"]["contents"] != rows["here"]["convention"]["contents"]
+    assert (rows["there"]["described"], other["described"]) == (0, 0)  # a copy of a photo has its row
+
+
+def test_a_photo_that_cannot_be_decoded_is_left_out_of_the_gallery_and_counted(photos: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(photos, tmp_path / "photos"))
+    (root / "dome/0.jpg").write_bytes(b"no photo")
+    words = ["extract.resolutions=[48,64]", "benchmark.folder.on_unreadable=skip", f"cache={tmp_path / 'cache'}"]
+    rows = off_the_shelf(root, tmp_path / "run", *words)
+    (root / "dome/0.jpg").unlink()
+    alone = off_the_shelf(root, tmp_path / "alone", *words)
+    assert [(row["images"], row["skipped"]) for row in rows] == [(19, 1)] * 2
+    assert [row["metrics"] for row in rows] == [row["metrics"] for row in alone]
+
+
+def test_a_landmark_left_with_one_photo_is_refused(photos: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(photos, tmp_path / "photos"))
+    for i in range(4):
+        (root / f"dome/{i}.jpg").write_bytes(b"no photo")
+    with pytest.raises(InputError, match=r"at least two readable photos; too few in dome \(1\)"):
+        off_the_shelf(root, tmp_path / "run", "extract.resolutions=[48]", "benchmark.folder.on_unreadable=skip")
+
+
+def test_an_unreadable_photo_is_refused_in_one_line(photos: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(photos, tmp_path / "photos"))
+    (root / "dome/0.jpg").write_bytes(b"no photo")
+    with pytest.raises(UnreadablePhoto) as told:
+        off_the_shelf(root, tmp_path / "run", "extract.resolutions=[48]", "extract.workers=1", "extract.aspect=square")
+    assert str(told.value).startswith(f"unreadable photo {root / 'dome/0.jpg'}") and "\n" not in str(told.value)
+
+
+def test_photos_of_a_whitening_that_cannot_be_decoded_are_left_out(photos: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(photos, tmp_path / "photos"))
+    (root / "dome/0.jpg").write_bytes(b"no photo")
+    skip = ["benchmark.folder.on_unreadable=skip", "whitening_set.on_unreadable=skip"]
+    row = whitened(root, tmp_path / "run", *skip)
+    (root / "dome/0.jpg").unlink()
+    assert row["metrics"] == whitened(root, tmp_path / "alone")["metrics"]
+
+
+def test_duplicates_stand_in_the_row_and_junk_is_told_from_kept(photos: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(photos, tmp_path / "photos"))
+    for path in sorted(root.rglob("*.jpg")):
+        shutil.copy(path, path.with_name(f"copy_{path.name}"))
+    words = ["extract.resolutions=[48]", f"cache={tmp_path / 'cache'}"]
+    kept, junk = (
+        off_the_shelf(root, tmp_path / way, *words, f"benchmark.folder.duplicates={way}")[0] for way in ("keep", "junk")
+    )
+    assert [(row["copies"], row["contradictions"]) for row in (kept, junk)] == [(20, 0)] * 2
+    assert kept["metrics"]["recall@1"] == 1 > junk["metrics"]["recall@1"]
+    assert lines.judged_on(kept) != lines.judged_on(junk)
+
+
+def test_each_file_is_stated_once_and_its_header_read_once_a_call(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    stamp, full_size = contents.stamp, images.full_size
+    monkeypatch.setattr(contents, "stamp", lambda path: seen.append("stamp") or stamp(path))
+    monkeypatch.setattr(
+        images,
+        "full_size",
+        lambda photo, data=None: seen.append("bytes" if data else "header") or full_size(photo, data),
+    )
+    off_the_shelf(photos, tmp_path, "extract.resolutions=[48,64]", f"cache={tmp_path / 'cache'}")
+    assert (seen.count("stamp"), seen.count("header")) == (20, 20)
+
+
+def test_each_photo_is_decoded_once_a_resolution(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[str] = []
+    decode = extraction.images.decode
+    monkeypatch.setattr(evaluation, "look", lambda *_: None)  # pictures decode what they show
+    monkeypatch.setattr(images, "decode", lambda photo, *how: decoded.append(photo.path) or decode(photo, *how))
+    off_the_shelf(photos, tmp_path, "extract.resolutions=[48]", f"cache={tmp_path / 'cache'}")
+    assert len(decoded) == len(set(decoded)) == 20

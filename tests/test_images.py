@@ -28,12 +28,12 @@ from retrieval.data.images import (
     Photo,
     UnreadablePhoto,
     decode,
+    fault,
     fit,
     full_size,
     limit_pixels,
     target_size,
     target_sizes,
-    unreadable,
 )
 from retrieval.data.tensors import normalised, padded, to_bytes, to_tensor
 from retrieval.errors import InputError
@@ -368,20 +368,14 @@ def test_sixteen_bit_pixels_are_refused_rather_than_clipped(tmp_path: Path) -> N
 
 def test_the_path_of_an_unreadable_photo_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"no photo")
-    with pytest.raises(UnreadablePhoto, match=r"broken\.jpg"):
-        unreadable([Photo(str(tmp_path / "broken.jpg"))], "refuse")
+    assert fault(Photo(str(tmp_path / "broken.jpg"))).startswith(f"unreadable photo {tmp_path / 'broken.jpg'}: ")
 
 
-def test_skipping_finds_photos_cut_short(tmp_path: Path) -> None:
+def test_a_photo_cut_short_is_a_fault(tmp_path: Path) -> None:
     whole = saved(tmp_path / "whole.jpg", 300, 200)
     cut = Photo(str(tmp_path / "cut.jpg"))
     Path(cut.path).write_bytes(Path(whole.path).read_bytes()[:700])
-    assert unreadable([whole, cut], "skip") == [cut.path]
-
-
-def test_other_ways_with_unreadable_photos_are_refused() -> None:
-    with pytest.raises(InputError, match="'refuse' or 'skip', got 'ignore'"):
-        unreadable([], "ignore")
+    assert fault(cut) and not fault(whole)
 
 
 @pytest.mark.parametrize(("least", "size"), [((100, 60), (100, 60)), ((101, 60), (200, 120)), ((9, 9), (50, 30))])

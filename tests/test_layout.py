@@ -28,6 +28,7 @@ LAYERS = [
         "rerank",
         "scales",
         "store",
+        "reuse",
         "tops",
         "vocabulary",
         "whitening",

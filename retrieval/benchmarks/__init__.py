@@ -1,11 +1,12 @@
 """What descriptors are judged on: a file per family."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from numpy.typing import ArrayLike, NDArray
 
 from retrieval.data.images import Photo
+from retrieval.data.snapshot import Snapshot
 
 
 class Benchmark(Protocol):
@@ -13,6 +14,7 @@ class Benchmark(Protocol):
 
     landmarks: per query, what resampling goes by. relevant, ignored: indices into the gallery per query, for pictures
     of rankings and for re-ranking that may know the junk. convention: what else decides the values, in JSON's types.
+    may_skip: whether photos that cannot be decoded may be left out. counts: what else a row says of the photos.
     """
 
     queries: list[Photo]
@@ -22,6 +24,12 @@ class Benchmark(Protocol):
     ignored: Sequence[NDArray]
     skipped: int
     convention: dict[str, Any]
+    may_skip: bool
+    counts: Mapping[str, int]
+
+    def settled(self, files: Snapshot) -> Self:
+        """The same, once its photos were read: without those that cannot be decoded, and with duplicates seen to."""
+        ...
 
     def per_query(self, blocks: Iterable[ArrayLike]) -> dict[str, NDArray]:
         """Arrays (Q,) by name, of curves (Q, points), from row blocks (c, N), in order, of the scores (Q, N), higher is

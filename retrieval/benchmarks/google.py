@@ -8,6 +8,7 @@ Queries are in the order of their ids, by which the authors' evaluation orders p
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +18,7 @@ from retrieval.benchmarks.ranked import NONE, Ranked
 from retrieval.data import columns, files
 from retrieval.data.download import advice, prepare
 from retrieval.data.google import WHERE, photos, training
+from retrieval.data.snapshot import Snapshot
 from retrieval.errors import InputError
 from retrieval.metrics import Array, Indices
 
@@ -111,6 +113,11 @@ class Recognition:
         self.relevant: list[Indices] = [np.concatenate(rows) if rows else NONE for rows in found]
         self.ignored, self.skipped = [NONE] * len(asked), 0
         self.convention = {"neighbours": self.neighbours, "train": train, "upright": upright}
+        self.may_skip, self.counts = False, {}
+
+    def settled(self, files: Snapshot) -> Self:
+        """The same benchmark: no photo of it may be left out."""
+        return self
 
     def per_query(self, blocks: Iterable[ArrayLike]) -> dict[str, Array]:
         """Per usage `public/confidence` (-inf: nothing was retrieved), `public/correct` (how probably, where several

@@ -1,13 +1,14 @@
 """What most benchmarks are: queries that rank a gallery, judged by where the relevant photos stand."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from retrieval import metrics
 from retrieval.data.images import Photo
+from retrieval.data.snapshot import Snapshot
 from retrieval.errors import InputError
 from retrieval.metrics import Array, Indices, Measure
 
@@ -22,6 +23,8 @@ class Ranked:
     landmarks: per query, what it shows: resampling goes by it, as photos of one landmark are not independent.
     convention: what else decides the values. skipped: photos left out because they could not be read.
     """
+
+    may_skip = False
 
     def __init__(
         self,
@@ -42,6 +45,11 @@ class Ranked:
         self.levels, self.measures = levels, {**measures, **curve, metrics.TIES: metrics.ties}
         self.relevant, self.ignored = levels[shown]
         self.convention, self.skipped = dict(convention), skipped
+        self.counts: Mapping[str, int] = {}
+
+    def settled(self, files: Snapshot) -> Self:
+        """The same benchmark: no photo of it may be left out."""
+        return self
 
     def per_query(self, blocks: Iterable[ArrayLike]) -> dict[str, Array]:
         """`medium/AP`, ... of each query, (Q,), of curves (Q, points), from row blocks (c, N), in order, of the scores;

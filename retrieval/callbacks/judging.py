@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 
 from retrieval import evaluation, processes, sharding
 from retrieval.benchmarks import Benchmark
 from retrieval.benchmarks.folder import SameLandmark
+from retrieval.data.snapshot import Snapshot
 from retrieval.descriptors import Descriptors
 from retrieval.errors import InputError
 from retrieval.extraction import Extract
@@ -37,13 +39,14 @@ class HeldOut(pl.Callback):
     def value(self, pl_module: Any) -> float:
         """mAP of the model as it is, at one scale, on the first process; 0 on the others, so that the sum is known to
         all."""
-        rows = describe_together(
-            sharding.whole(pl_module.embedder),
-            self.benchmark.gallery,
-            self.resolution,
-            self.extract,
-            str(pl_module.device),
-        )
+        model, photos = sharding.whole(pl_module.embedder), self.benchmark.gallery
+        files = Snapshot([photo.path for photo in photos] if self.benchmark.may_skip else ())
+        device = str(pl_module.device)
+        rows = describe_together(model, photos, self.resolution, self.extract, device, False, files)
+        broken = np.isnan(rows).any(1)
+        if broken.any():
+            self.benchmark = self.benchmark.without([photos[i].path for i in np.flatnonzero(broken)])
+            rows = rows[~broken]
         if not processes.first():
             return 0.0
         return self.benchmark.values(self.benchmark.per_query(Exact("cpu").scores(rows, Descriptors([rows]))))["mAP"]

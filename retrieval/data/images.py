@@ -14,7 +14,6 @@ from importlib.util import find_spec
 from typing import Any, BinaryIO
 
 from PIL import Image, UnidentifiedImageError, features
-from tqdm import tqdm
 
 from retrieval.data.contents import stamp
 from retrieval.errors import InputError
@@ -86,9 +85,9 @@ def lacking(suffix: str) -> str | None:
     return "install a Pillow with AVIF" if suffix == ".avif" and not features.check("avif") else None
 
 
-def full_size(photo: Photo) -> Size:
-    """Width and height of the whole photo, from the header alone."""
-    with opened(photo) as image:
+def full_size(photo: Photo, data: bytes | None = None) -> Size:
+    """Width and height of the whole photo, from the header alone; data: the bytes of its file, if they were read."""
+    with opened(photo, data) as image:
         width, height = stored_size(image)
         return (height, width) if photo.upright and orientation(image) in SIDEWAYS else (width, height)
 
@@ -242,10 +241,13 @@ def whole_pixels(box: tuple[float, float, float, float]) -> tuple[int, int, int,
     return left, top, right, bottom
 
 
-def target_size(photo: Photo, resolution: int, multiple: int = 1, square: bool = False) -> Size:
+def target_size(
+    photo: Photo, resolution: int, multiple: int = 1, square: bool = False, whole: Size | None = None
+) -> Size:
     """Size at which a photo is described: longer side at most `resolution`, never enlarged, each side a multiple.
 
     A box's longer side becomes resolution * max(box) / max(photo) (Radenovic et al., CVPR 2018: crop first).
+    whole: the photo's `full_size`, where that is known.
     """
     left, top, right, bottom = whole_pixels(photo.box or (0, 0, 1, 1))
     part = (right - left, bottom - top)
@@ -253,7 +255,7 @@ def target_size(photo: Photo, resolution: int, multiple: int = 1, square: bool =
         raise InputError(f"the box of {photo.path} must hold at least one pixel, got {photo.box}")
     if square:
         return nearest(resolution, multiple), nearest(resolution, multiple)
-    whole = full_size(photo)
+    whole = whole or full_size(photo)
     if photo.box is None:
         return fit(whole, resolution, multiple)
     return fit(part, resolution * max(part) / max(whole), multiple)
@@ -285,30 +287,13 @@ def nearest(side: int, multiple: int) -> int:
     return max(multiple, round(side / multiple) * multiple)
 
 
-def unreadable(photos: Sequence[Photo], on_unreadable: str) -> list[str]:
-    """Paths of the photos to be left out; every photo is decoded, as a header says nothing of what is cut off.
-
-    on_unreadable: 'refuse' raises UnreadablePhoto at the first fault; 'skip' names them on the terminal.
-    """
-    if on_unreadable not in ("refuse", "skip"):
-        raise InputError(f"on_unreadable must be 'refuse' or 'skip', got {on_unreadable!r}")
-    skipped = []
-    with ThreadPoolExecutor() as pool:
-        for fault in tqdm(pool.map(_fault, photos), "checking photos", len(photos), leave=False, disable=None):
-            if fault and on_unreadable == "refuse":
-                raise fault[1]
-            if fault:
-                tqdm.write(f"skipped: {fault[1]}")
-                skipped.append(fault[0])
-    return skipped
-
-
-def _fault(photo: Photo) -> tuple[str, UnreadablePhoto] | None:
+def fault(photo: Photo, data: bytes | None = None) -> str:
+    """Why a photo cannot be decoded; "" where it can. It is decoded, as a header says nothing of what is cut off."""
     try:
-        decode(photo)
+        decode(photo, data=data)
     except UnreadablePhoto as error:
-        return photo.path, error
-    return None
+        return str(error)
+    return ""
 
 
 def by_shape(shapes: Sequence[Hashable], batch_size: int) -> list[list[int]]:

@@ -14,6 +14,8 @@ from retrieval.data import images, tensors
 from retrieval.data.augment import Augment
 from retrieval.data.batching import Batches, Draw, TupleBatches
 from retrieval.data.folder import LandmarkPhotos
+from retrieval.data.images import Photo, UnreadablePhoto
+from retrieval.data.snapshot import say_once
 from retrieval.features import Features
 from retrieval.stopping import unheeding
 
@@ -21,18 +23,30 @@ from retrieval.stopping import unheeding
 class TrainingBatch(NamedTuple):
     """pixels: tensors (b, 3, H, W) uint8, each of photos of one shape, or what a frozen backbone gives for them. order
     (B,): the place in the batch of each photo of these, one after the other. labels (B,) and paths are in the batch's
-    order."""
+    order. faults: what is wrong with photos that others stand in for; no pixels where none can."""
 
     pixels: list[Tensor] | list[Features]
     order: Tensor
     labels: Tensor
     paths: list[str]
+    faults: list[str]
 
 
-class TrainingPhotos(Dataset[tuple[Tensor | Features, int, str]]):
-    """A draw -> a photo (3, H, W) uint8, its landmark and its path; the same draw gives the same pixels.
+class Drawn(NamedTuple):
+    """A photo (3, H, W) uint8 or its features, None where there is none; its landmark, its path, and what is wrong with
+    those in whose place it came."""
 
-    features: what a frozen backbone gives for each photo, by resolution, to be had in its place.
+    pixels: Tensor | Features | None
+    label: int
+    path: str
+    faults: list[str]
+
+
+class TrainingPhotos(Dataset[Drawn]):
+    """A draw -> a photo; the same draw gives the same pixels.
+
+    In place of a photo that cannot be decoded and may be skipped comes the next one of its landmark. features: what a
+    frozen backbone gives for each photo, by resolution, to be had in its place.
     """
 
     def __init__(
@@ -43,17 +57,31 @@ class TrainingPhotos(Dataset[tuple[Tensor | Features, int, str]]):
         features: Mapping[int, Sequence[Features]] = MappingProxyType({}),
     ) -> None:
         self.photos, self.labels, self.augment, self.features = photos.photos, labels, augment, features
+        self.may_skip = photos.may_skip
 
     def __len__(self) -> int:
         return len(self.photos)
 
-    def __getitem__(self, draw: Draw) -> tuple[Tensor | Features, int, str]:
-        photo = self.photos[draw.index]
+    def __getitem__(self, draw: Draw) -> Drawn:
+        label, faults = self.labels[draw.index], list[str]()
         if self.features:
-            return self.features[draw.resolution][draw.index], self.labels[draw.index], photo.path
+            return Drawn(self.features[draw.resolution][draw.index], label, self.photos[draw.index].path, faults)
         side = math.ceil(draw.resolution / self.augment.crop)  # a crop of this share is no smaller
-        changed = self.augment(images.decode(photo, target=(side, side)), draw.resolution, draw.seed)
-        return tensors.to_bytes(changed), self.labels[draw.index], photo.path
+        for photo in self._stand_ins(draw.index):
+            try:
+                rgb = images.decode(photo, target=(side, side))
+            except UnreadablePhoto as error:
+                faults.append(str(error))
+                continue
+            changed = self.augment(rgb, draw.resolution, draw.seed)
+            return Drawn(tensors.to_bytes(changed), label, photo.path, faults)
+        return Drawn(None, label, self.photos[draw.index].path, faults)
+
+    def _stand_ins(self, index: int) -> Iterator[Photo]:
+        """The photo, then, where it may be skipped, those of its landmark that are listed after it, and before."""
+        yield self.photos[index]
+        alike = [i for i, label in enumerate(self.labels) if label == self.labels[index]] if self.may_skip else []
+        yield from (self.photos[i] for i in sorted(alike, key=lambda i: (i < index, i)) if i != index)
 
 
 class Loader(DataLoader[TrainingBatch]):
@@ -85,6 +113,10 @@ class Loader(DataLoader[TrainingBatch]):
             self.mine(self.epoch)
         self.batches.start = self.epoch, self.position
         for batch in super().__iter__():
+            if not batch.pixels:
+                raise UnreadablePhoto(batch.faults[0])
+            for fault in batch.faults:
+                say_once(f"another photo of its landmark is taken: {fault}")
             self.position += 1
             yield batch
 
@@ -101,14 +133,18 @@ class Loader(DataLoader[TrainingBatch]):
             self.batches.sampler.mined_for = self.epoch, state["tuples"].numpy()
 
 
-def collated(items: Sequence[tuple[Tensor | Features, int, str]]) -> TrainingBatch:
+def collated(items: Sequence[Drawn]) -> TrainingBatch:
     """Photos of one shape together, channels last in memory."""
     places: dict[torch.Size, list[int]] = defaultdict(list)
-    for place, (photo, _, _) in enumerate(items):
+    for place, (photo, _, _, faults) in enumerate(items):
+        if photo is None:
+            return TrainingBatch([], torch.empty(0), torch.empty(0), [], faults)
         places[photo.patches.shape if isinstance(photo, Features) else photo.shape].append(place)
-    pixels: Any = [together([items[i][0] for i in group]) for group in places.values()]
+    pixels: Any = [together([items[i].pixels for i in group]) for group in places.values()]
     order = torch.tensor([place for group in places.values() for place in group])
-    return TrainingBatch(pixels, order, torch.tensor([label for _, label, _ in items]), [path for _, _, path in items])
+    faults = [fault for item in items for fault in item.faults]
+    labels = torch.tensor([item.label for item in items])
+    return TrainingBatch(pixels, order, labels, [item.path for item in items], faults)
 
 
 def together(photos: Sequence[Any]) -> Tensor | Features:

@@ -1,6 +1,7 @@
 """LightningDataModules: which photos are trained on, which landmarks are held out, in which batches photos come."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ class LandmarkData(pl.LightningDataModule):
         self.train, self.pairs = photos, pairs
         if chosen and held_out is None:
             kept = np.flatnonzero(~np.isin(photos.labels, chosen))
-            self.train = LandmarkPhotos([photos.photos[i] for i in kept], [photos.labels[i] for i in kept])
+            left = [photos.photos[i] for i in kept], [photos.labels[i] for i in kept]
+            self.train = replace(photos, photos=left[0], labels=left[1])
             self.pairs = None if pairs is None else among(pairs, kept, len(photos.photos))
         out = f", {len(chosen)} landmarks held out" if chosen else ""
         skipped = f", {photos.skipped} photos skipped" if photos.skipped else ""
@@ -96,10 +98,22 @@ class LandmarkData(pl.LightningDataModule):
 
 
 class FolderData(LandmarkData):
-    """Photos `root/<landmark>/<image>`. on_unreadable: 'refuse', or 'skip' (left out and counted)."""
+    """Photos `root/<landmark>/<image>`.
 
-    def __init__(self, root: str, on_unreadable: str = "refuse", **kwargs: Any) -> None:
-        super().__init__(read(root, on_unreadable), **kwargs)
+    on_unreadable: what becomes of a photo that cannot be decoded, when a batch has it: 'refuse', or 'skip' (named, and
+    another photo of its landmark comes in its place). verify: decode all of them before anything else, so that those
+    are left out and counted; `cache` remembers that.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        on_unreadable: str = "refuse",
+        verify: bool = False,
+        cache: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(read(root, on_unreadable, verify, cache), **kwargs)
 
 
 class EmbeddedData(FolderData):

@@ -1,14 +1,15 @@
 """Sets of photos that a whitening is fitted to, and the pairs among them that show one landmark."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 
 from retrieval.data import files, sfm, truth
 from retrieval.data.batching import Indices
-from retrieval.data.folder import read
+from retrieval.data.folder import LandmarkPhotos, read
 from retrieval.data.images import Photo
 from retrieval.errors import InputError
 from retrieval.subjects import digest
@@ -25,15 +26,25 @@ class Pairs(Protocol):
 
 class FolderPairs:
     """The photos of `root/<landmark>/<image>`; each is a query once, with one other photo of its landmark drawn at
-    random: as many pairs as photos, the same ones for the same seed.
+    random: as many pairs as photos, the same ones for the same seed. on_unreadable: what becomes of a photo that cannot
+    be decoded: 'refuse', or 'skip' (left out).
     """
 
     def __init__(self, root: str, seed: int = 0, on_unreadable: str = "refuse") -> None:
-        found = read(root, on_unreadable)
-        self.photos = found.photos
+        self._pair(read(root, on_unreadable), root, int(seed))
+
+    def _pair(self, found: LandmarkPhotos, root: str, seed: int) -> None:
+        self._of, self.may_skip, self.photos = (found, root, seed), found.may_skip, found.photos
         self.queries = np.arange(len(self.photos))
-        self.positives = others(found.labels, int(seed))
+        self.positives = others(found.labels, seed)
         self.name = f"folder {Path(root).name} ({told(self)})"
+
+    def without(self, paths: Collection[str]) -> Self:
+        """The same set of photos without these files, paired anew."""
+        found, root, seed = self._of
+        left = copy.copy(self)
+        left._pair(found.without([photo.path for photo in found.photos if photo.path in paths]), root, seed)
+        return left
 
 
 def told(pairs: Pairs) -> str:

@@ -27,9 +27,17 @@ class GoogleLandmarksData(LandmarkData):
 class ListedData(LandmarkData):
     """Photos of a CSV file with columns path and landmark. root: what the paths are below; None: the file's folder.
 
-    on_unreadable: 'refuse', or 'skip' (left out and counted).
+    on_unreadable, verify, cache: see `FolderData`.
     """
 
-    def __init__(self, file: str, root: str | None = None, on_unreadable: str = "refuse", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        file: str,
+        root: str | None = None,
+        on_unreadable: str = "refuse",
+        verify: bool = False,
+        cache: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         photos = listed.read(file, root)
-        super().__init__(readable(photos, on_unreadable, photos.landmarks, file), **kwargs)
+        super().__init__(readable(photos, on_unreadable, photos.landmarks, file, verify, cache), **kwargs)

@@ -19,7 +19,6 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 from tqdm import tqdm
 from webdataset.filters import shuffle
@@ -31,13 +30,12 @@ from retrieval import processes
 from retrieval.data import google, images, sources, tensors
 from retrieval.data.augment import Augment
 from retrieval.data.folder import LandmarkPhotos
-from retrieval.data.loading import TrainingBatch, collated
+from retrieval.data.loading import Drawn, TrainingBatch, collated
 from retrieval.data.module import sides
 from retrieval.data.shards import Landmarks, counted
 from retrieval.errors import InputError
 from retrieval.terminal import printable
 
-Item = tuple[Tensor, int, str]  # a crop (3, H, W) uint8, its landmark and where the photo lies
 Given = tuple[TrainingBatch | None, list[str]]  # a batch, if there is one, and what could not be read before it
 
 
@@ -118,7 +116,7 @@ class Crops:
             if not whole:
                 return
 
-    def items(self, stored: Iterator[dict[str, Any]], resolution: int) -> Iterator[Item]:
+    def items(self, stored: Iterator[dict[str, Any]], resolution: int) -> Iterator[Drawn]:
         for photo in stored:
             suffix = next(key for key in photo if not key.startswith("__"))
             path = f"{photo['__url__']}/{photo['__key__']}.{suffix}"
@@ -130,7 +128,7 @@ class Crops:
                 self.fault(error)
                 continue
             seed = np.random.default_rng([self.seed, self.epoch, crc32(photo["__key__"].encode())]).integers(2**31)
-            yield tensors.to_bytes(self.augment(rgb, resolution, int(seed))), number, path
+            yield Drawn(tensors.to_bytes(self.augment(rgb, resolution, int(seed))), number, path, [])
 
     def fault(self, error: Exception) -> bool:
         """Note what cannot be read; True tells webdataset to go on."""

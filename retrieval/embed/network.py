@@ -87,5 +87,5 @@ def fingerprint_of(embedder: Embedder) -> str:
     if embedder.cfg is not None:
         cfg = models.without_weights(embedder.cfg)
         parts = {part: OmegaConf.to_container(cfg[part], resolve=True) for part in PARTS}
-    weights, _ = fingerprint(embedder, [])
+    weights = fingerprint(embedder)
     return hashlib.sha256(json.dumps([weights, parts], sort_keys=True).encode()).hexdigest()
