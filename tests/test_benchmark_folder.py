@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from small_sets import jpegs, ranking, table, trapezoid
 
-from retrieval.benchmarks import Benchmark
-from retrieval.benchmarks.folder import Folder, Listed
+from retrieval.benchmarks.folder import Folder, Labelled, Listed
 from retrieval.config import CONFIGS, build, load_yaml
 from retrieval.data.snapshot import Snapshot
 from retrieval.errors import InputError
@@ -116,7 +115,7 @@ def doubled(photos: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def settled(root: Path, duplicates: str) -> Benchmark:
+def settled(root: Path, duplicates: str) -> Labelled:
     benchmark, files = Folder(str(root), duplicates=duplicates), Snapshot()
     files.hash_all(benchmark.gallery)
     return benchmark.settled(files)
