@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image, features
 
 from retrieval.backbones import TimmBackbone
+from retrieval.benchmarks.folder import SameLandmark
+from retrieval.callbacks import HeldOut
 from retrieval.data import images
 from retrieval.data.augment import Augment
 from retrieval.data.batching import BalancedBatches, Batches, Draw, LandmarkBatches, TupleBatches
@@ -22,7 +25,10 @@ from retrieval.data.files import Listing, below
 from retrieval.data.folder import read
 from retrieval.data.images import UnreadablePhoto, by_shape
 from retrieval.data.module import FolderData, hold_out, refuse_sizes
+from retrieval.embedder import Embedder
 from retrieval.errors import InputError
+from retrieval.extraction import Extract
+from retrieval.poolings import GlobalMax
 
 Capture = pytest.CaptureFixture[str]
 TWO = {"_target_": "retrieval.data.batching.LandmarkBatches", "landmarks": 2, "photos": 2}
@@ -429,3 +435,16 @@ def test_crops_that_the_backbone_cannot_take_are_refused(photos: Path) -> None:
     data = FolderData(str(photos), seed=0, sampler=TWO, resolution=100)
     with pytest.raises(InputError, match="multiples of 16, got data.resolution = 100; nearest: 96"):
         refuse_sizes(data.augment, data.resolutions, TimmBackbone("test_vit"))
+
+
+def test_held_out_photos_that_cannot_be_decoded_are_left_out(broken: Path) -> None:
+    backbone = TimmBackbone("test_resnet")
+    model = Embedder(backbone, GlobalMax(backbone.dim), torch.nn.Identity())
+    module = SimpleNamespace(embedder=model, device="cpu")
+    values = []
+    for root in (broken, broken):
+        held_out = HeldOut(SameLandmark(read(root, "skip")), Extract([48], workers=0), 48)
+        values.append(held_out.value(module))
+        assert len(held_out.benchmark.gallery) == 19
+        (broken / "dome/0.jpg").unlink(missing_ok=True)
+    assert values[0] == values[1]
