@@ -160,6 +160,15 @@ def test_words_that_are_numbers_sort_as_numbers(browser: Browser) -> None:
         assert column(page, "optimizer.lr") == ["1e-05", "0.001", "0.25", "0.5", "-"]
 
 
+def test_what_was_lost_sorts_below_what_was_gained(browser: Browser) -> None:
+    lines = [[Cell("a"), Cell(change)] for change in ("gained 0.20", "lost 1.00", "lost 0.10")]
+    table = Table("files", ["file", "change"], lines, 1)
+    with browser.new_page() as page:
+        page.set_content(render("files", [], [("Tables", table.html())]))
+        header(page, "change").click()
+        assert column(page, "change") == ["lost 1.00", "lost 0.10", "gained 0.20"]
+
+
 def test_a_sorted_column_says_so_and_no_other(page: Page) -> None:
     header(page, "seeds").click()
     header(page, "pooling").click()
