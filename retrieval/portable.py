@@ -83,6 +83,11 @@ class Portable:
         return np.concatenate(rows)
 
     def _run(self, pixels: Pixels) -> Rows:
+        height, width = pixels.shape[-2:]
+        if height % self.multiple or width % self.multiple:
+            raise InputError(
+                f"{self.path} takes photos whose sides are multiples of {self.multiple}, got {width} x {height}"
+            )
         try:
             rows: Any = self.session.run([self.spec.output], {self.spec.input: pixels})[0]
         except Exception as error:  # ONNX Runtime has an exception for each of its codes, without a common one

@@ -107,6 +107,8 @@ def _per_query(values: ArrayLike, landmarks: ArrayLike) -> Array:
     if len(queries) != 1 or shape[-1:] != queries or len(shape) > 2 or 0 in shape[:-1]:
         raise ValueError(f"values must be (Q,) or (seeds, Q) and landmarks (Q,), got {shape} and {queries}")
     values = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    if np.isinf(values).any():
+        raise ValueError(f"values must be finite, or NaN of a query without one, got {np.isinf(values).sum()} infinite")
     missing = np.isnan(values)
     if (odd := missing.any(0) & ~missing.all(0)).any():
         raise ValueError(f"every seed must be NaN for the same queries, {odd.sum()} have a value in some alone")
@@ -131,5 +133,5 @@ def _clusters(values: Array, landmarks: ArrayLike, macro: bool) -> tuple[NDArray
 def _check_sizes(level: float, resamples: int) -> None:
     if not 0 < level < 1:
         raise ValueError(f"level must be above 0 and below 1, such as 0.95, got {level}")
-    if resamples < 1:
-        raise ValueError(f"resamples must be at least 1, got {resamples}")
+    if not isinstance(resamples, int | np.integer) or resamples < 1:
+        raise ValueError(f"resamples must be a whole number, at least 1, got {resamples}")

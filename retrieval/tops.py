@@ -15,6 +15,7 @@ from retrieval.data.images import Photo
 from retrieval.descriptors import Indices, Rows
 
 TOP = 10
+ROUNDING = 1e-4  # above 1, where a score is an inner product of unit rows; a re-ranking step's places are higher
 RIGHT, WRONG, JUNK = MARKS = ("right", "wrong", "junk")  # a mark's place is its number on disk
 PARTS = 1024
 
@@ -38,7 +39,9 @@ class Tops:
         for block in blocks:
             for scores, q in zip(block, rows, strict=False):
                 found = first(scores, benchmark.queries[q], benchmark.gallery)
-                self.images[q, : len(found)], self.scores[q, : len(found)] = found, scores[found]
+                own = scores[found]
+                self.images[q, : len(found)] = found
+                self.scores[q, : len(found)] = np.where(own <= 1 + ROUNDING, np.minimum(own, 1), own)
             yield block
 
 

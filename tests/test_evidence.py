@@ -135,3 +135,10 @@ def test_only_photos_found_first_are_named(photos: Path) -> None:
     scores[:, :11] = 1
     list(found.watching([scores], benchmark))
     assert len(tops.arrays(found, benchmark)["top_photos"]) == 11
+
+
+def test_a_score_that_rounding_brings_above_1_is_shown_as_1(photos: Path) -> None:
+    benchmark, scores = Folder(str(photos)), np.full((20, 20), np.float32(1) + np.float32(2**-22))
+    found = Tops.of(benchmark)
+    list(found.watching([scores], benchmark))
+    assert (found.scores == 1).all()

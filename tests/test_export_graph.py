@@ -325,3 +325,16 @@ def test_what_cannot_be_had_is_refused_first(name: str, head: str, asked: dict[s
 def test_an_unknown_dtype_is_refused() -> None:
     with pytest.raises(InputError, match="dtype has no 'int4'"):
         taken(model(), Wanted(size=(160, 160)), "int4")
+
+
+@pytest.mark.parametrize("name", ["test_vit", "vit_small_patch14_reg4_dinov2"])
+@pytest.mark.parametrize("part", ["height", "width", "both"])
+def test_sides_that_are_no_multiple_of_the_patch_are_refused_by_the_graph_itself(name: str, part: str) -> None:
+    of = left(name)
+    multiple = of.spec.multiple
+    sides = [10 * multiple + 3 * (part in (axis, "both")) for axis in ("height", "width")]
+    photos = torch.randint(256, (2, 3, *sides), dtype=torch.uint8)
+    with pytest.raises(Exception, match="multiples_of_|[Rr]eshape"):
+        session(of).run(None, {of.wanted.input: photos.numpy()})
+    with pytest.raises(AssertionError, match=f"% {multiple} == 0"):
+        of.run(photos)

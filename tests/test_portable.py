@@ -392,3 +392,9 @@ def test_nothing_of_it_imports_torch(module: str) -> None:
     blocked = ("torch", "timm", "hydra", "omegaconf", "lightning", "onnx")
     code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import retrieval.{module}"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_sides_that_are_no_multiple_of_the_patch_are_refused(saved: Callable[..., Path]) -> None:
+    model = Portable(saved(replace(COLOURS, multiple=4)))
+    with pytest.raises(InputError, match="sides are multiples of 4, got 49 x 32"):
+        model(np.zeros((1, 3, 32, 49), np.uint8))

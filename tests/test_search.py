@@ -341,3 +341,9 @@ def test_a_gpu_scores_as_the_cpu_does() -> None:
 def test_an_index_on_gpus_finds_what_it_finds_on_the_cpu() -> None:
     found = Faiss("Flat", neighbours=10).nearest(QUERIES, HELD, 10)[1]
     assert np.array_equal(found, Exact("cpu").nearest(QUERIES, HELD, 10)[1])
+
+
+def test_scores_of_neighbours_are_at_most_1() -> None:
+    rows = unit(600, 512)
+    assert (rows @ rows.T).max() > 1
+    assert Exact().nearest(rows, Descriptors([rows]), 1)[0].max() == 1

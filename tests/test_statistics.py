@@ -1,5 +1,7 @@
 """Intervals and tests by landmark: small cases by hand, laws, and what they promise on seeded simulations."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -177,3 +179,15 @@ def test_values_that_cannot_be_compared_are_refused(a: list, b: list, landmarks:
 def test_settings_without_a_meaning_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         interval([1, 2], list("ab"), **options)
+
+
+@pytest.mark.parametrize("judge", [macro_mean, interval])
+def test_infinite_values_are_refused(judge: Callable) -> None:
+    with pytest.raises(ValueError, match="must be finite, or NaN of a query without one, got 2 infinite"):
+        judge([0.5, np.inf, -np.inf], ["a", "b", "c"])
+
+
+@pytest.mark.parametrize("resamples", [0, 1.5, np.nan])
+def test_a_number_of_resamples_that_is_none_is_refused(resamples: float) -> None:
+    with pytest.raises(ValueError, match="resamples must be a whole number, at least 1"):
+        interval([0.5, 0.4], ["a", "b"], resamples=resamples)  # pyright: ignore[reportArgumentType]

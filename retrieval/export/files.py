@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -34,6 +35,8 @@ def save_onnx(exported: Exported, spec: Spec, wanted: Wanted, path: Path) -> Non
     """A .onnx, checked; the spec is its metadata's KEY. bfloat16 takes a program that computes in float32, see
     `computed`."""
     model = onnx_of(exported, wanted)
+    if spec.multiple > 1 and {"height", "width"} & set(exported.dynamic):
+        refuse_part_patches(model, spec.multiple)
     if spec.dtype == "bfloat16":
         halve(model)
     helper.set_model_props(model, {KEY: spec.json()})
@@ -62,6 +65,38 @@ def onnx_of(exported: Exported, wanted: Wanted) -> onnx.ModelProto:
     for node in model.graph.node:
         del node.metadata_props[:]
     return model
+
+
+def refuse_part_patches(model: onnx.ModelProto, multiple: int) -> None:
+    """Have the graph fail at sides that are no multiple: a convolution would leave the rest out, and describe a crop.
+
+    A reshape to (B, 3, H // m, m, W // m, m) has as many numbers as the photos where nothing is left.
+    """
+    (photos,) = model.graph.input
+    name, numbers = photos.name, {"m": multiple, "two": 2, "four": 4, "zero": 0}
+    nodes = [
+        helper.make_node("Shape", [name], ["sides.shape"]),
+        helper.make_node("Slice", ["sides.shape", "sides.two", "sides.four"], ["sides.sides"]),
+        helper.make_node("Div", ["sides.sides", "sides.m"], ["sides.patches"]),
+        helper.make_node("Split", ["sides.patches"], ["sides.high", "sides.wide"], num_outputs=2),
+        helper.make_node("Slice", ["sides.shape", "sides.zero", "sides.two"], ["sides.batch"]),
+        helper.make_node(
+            "Concat",
+            ["sides.batch", "sides.high", "sides.m", "sides.wide", "sides.m"],
+            ["sides.in_patches"],
+            axis=0,
+        ),
+        helper.make_node("Reshape", [name, "sides.in_patches"], ["sides.whole"], f"sides_are_multiples_of_{multiple}"),
+        helper.make_node("Reshape", ["sides.whole", "sides.shape"], ["sides.photos"]),
+    ]
+    for node in model.graph.node:
+        node.input[:] = ["sides.photos" if one == name else one for one in node.input]
+    kept = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes, *kept])
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.array([number], np.int64), f"sides.{key}") for key, number in numbers.items()
+    )
 
 
 def halve(model: onnx.ModelProto) -> None:

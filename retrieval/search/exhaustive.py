@@ -47,7 +47,7 @@ class Exact:
             for columns, product in self._products(queries[part], gallery):
                 values, at = top(product, k)
                 best = _merged(*best, values, torch.from_numpy(columns).to(at.device)[at], k)
-            scores[part], found[part] = best[0].cpu().numpy(), best[1].cpu().numpy()
+            scores[part], found[part] = best[0].clamp(max=1).cpu().numpy(), best[1].cpu().numpy()
         return scores, found
 
     def recall(self, queries: Rows, gallery: Descriptors, ignored: object = None) -> dict[str, float]:
