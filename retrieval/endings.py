@@ -69,7 +69,7 @@ def unwritable(folder: str | Path, error: OSError, name: str = "output_dir") -> 
     """Why nothing can be written into a folder, in words."""
     is_file = next((path for path in (Path(folder), *Path(folder).parents) if path.is_file()), None)
     why = f"{is_file} is a file" if is_file else error.strerror or str(error)
-    return f"{name} must be a folder that can be made and written to, got {folder}: {why}"
+    return f"{name} {folder} is no folder that can be written to: {why}; accepted: a folder, or one that can be made"
 
 
 def absent(folder: Path) -> list[Path]:

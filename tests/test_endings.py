@@ -68,12 +68,12 @@ def test_a_training_that_is_interrupted_finishes_its_step_and_keeps_it(photos: P
 @pytest.mark.parametrize("place", ["file", "file/below"])
 def test_an_output_folder_that_is_a_file_or_below_one_is_refused(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=f"output_dir must be a folder .*got {tmp_path}/{place}: {tmp_path}/file is a"):
+    with pytest.raises(InputError, match=f"output_dir {tmp_path}/{place} is no folder .*: {tmp_path}/file is a file"):
         endings.refuse_unwritable(tmp_path / place)
 
 
 def test_an_output_folder_that_cannot_be_made_is_refused() -> None:
-    with pytest.raises(InputError, match="output_dir must be a folder that can be made and written to, got /proc/x/y"):
+    with pytest.raises(InputError, match="output_dir /proc/x/y is no folder that can be written to"):
         endings.refuse_unwritable("/proc/x/y")
 
 
