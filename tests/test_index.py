@@ -753,7 +753,7 @@ def test_what_cannot_be_asked_is_an_error(
 ) -> None:
     where = {"photos": photos, "saved": saved, "new": tmp_path / "new"}
     assert run(*(argument.format(**where) for argument in arguments)) == 2
-    assert capsys.readouterr().err.startswith("error: ") and not (tmp_path / "new").exists()
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: ") and not (tmp_path / "new").exists()
 
 
 # The page
