@@ -36,6 +36,10 @@ def stamp(path: str | Path) -> Stamp:
         found = os.stat(path)
     except (OSError, ValueError) as error:
         raise InputError(f"no image at {path}: {getattr(error, 'strerror', None) or error}") from error
+    return _stamp(path, found)
+
+
+def _stamp(path: str | Path, found: os.stat_result) -> Stamp:
     if not stat.S_ISREG(found.st_mode):
         kind = KINDS.get(stat.S_IFMT(found.st_mode), "no regular file")
         raise InputError(f"{path} is {kind}: an image must be a regular file")
@@ -49,10 +53,15 @@ class Content(NamedTuple):
     stamp: Stamp
 
 
-def read(path: str | Path) -> tuple[bytes, Content]:
-    """Bytes of a regular file, and its content. Raises InputError as `stamp` does, and OSError."""
-    before = stamp(path)
-    data = Path(path).read_bytes()
+def read(path: str | Path, known: bool = False) -> tuple[bytes, Content]:
+    """Bytes of a regular file, and its content. Raises InputError as `stamp` does, and OSError.
+
+    known: the path was stamped before, so only the open file is asked.
+    """
+    before = None if known else stamp(path)
+    with open(path, "rb") as file:
+        before = before or _stamp(path, os.fstat(file.fileno()))
+        data = file.read()
     return data, Content(hash_bytes(data), before)
 
 

@@ -85,9 +85,12 @@ def lacking(suffix: str) -> str | None:
     return "install a Pillow with AVIF" if suffix == ".avif" and not features.check("avif") else None
 
 
-def full_size(photo: Photo, data: bytes | None = None) -> Size:
-    """Width and height of the whole photo, from the header alone; data: the bytes of its file, if they were read."""
-    with opened(photo, data) as image:
+def full_size(photo: Photo, data: bytes | None = None, known: bool = False) -> Size:
+    """Width and height of the whole photo, from the header alone; data: the bytes of its file, if they were read.
+
+    known: see `opened`.
+    """
+    with opened(photo, data, known) as image:
         width, height = stored_size(image)
         return (height, width) if photo.upright and orientation(image) in SIDEWAYS else (width, height)
 
@@ -124,13 +127,14 @@ def pixels(image: Image.Image, photo: Photo, at_least: Size | None = None, targe
 
 
 @contextmanager
-def opened(photo: Photo, content: bytes | None = None) -> Iterator[Image.Image]:
+def opened(photo: Photo, content: bytes | None = None, known: bool = False) -> Iterator[Image.Image]:
     """Within it a photo's image, of which the header is read. Raises UnreadablePhoto, also for what happens within.
 
-    content: the file's bytes, where they are at hand; else only a regular file is opened, as a pipe would wait.
+    content: the file's bytes, where they are at hand; else only a regular file is opened, as a pipe would wait. known:
+    it was seen to be one.
     """
     try:
-        if content is None:
+        if content is None and not known:
             stamp(photo.path)
     except InputError as error:
         raise UnreadablePhoto(str(error)) from error

@@ -60,7 +60,7 @@ class Snapshot:
     def _full_size(self, file: tuple[str, bool]) -> Size | None:
         path, upright = file
         try:
-            return images.full_size(Photo(path, upright=upright))
+            return images.full_size(Photo(path, upright=upright), known=True)
         except UnreadablePhoto:
             if path not in self.may_skip:
                 raise
@@ -122,7 +122,7 @@ _SAID: set[str] = set()
 
 def _hashed(photo: Photo) -> Read:
     try:
-        content = contents.read(photo.path)[1]
+        content = contents.read(photo.path, known=True)[1]
     except (InputError, OSError):
         return Read(None, "")
     return Read(content.stamp, content.hash)

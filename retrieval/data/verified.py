@@ -30,7 +30,7 @@ def verify(photos: Sequence[Photo], may_skip: bool, cache: Path | None) -> Snaps
 
     def check(photo: Photo) -> Read:
         try:
-            data, (found, stamp) = contents.read(photo.path)
+            data, (found, stamp) = contents.read(photo.path, known=True)
         except (InputError, OSError) as error:
             return Read(None, "", f"unreadable photo {photo.path}: {error}")
         return Read(stamp, found, "" if found in hashes else images.fault(photo, data))

@@ -1,5 +1,6 @@
 """Where the rows of an index come from: folders of descriptors, and photos, which are described first."""
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,9 @@ def divided(sources: Source | Sequence[Source]) -> tuple[list[Described], list[s
 
 
 def _is_described(source: Source) -> bool:
-    return isinstance(source, Described) or any((Path(source) / name).exists() for name in (folder.ROWS, folder.SHARDS))
+    if isinstance(source, Described):
+        return True
+    return os.path.isdir(source) and any((Path(source) / name).exists() for name in (folder.ROWS, folder.SHARDS))
 
 
 def one_manifest(manifests: Sequence[Manifest]) -> Manifest | None:
