@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from retrieval.backbones import TimmBackbone
 from retrieval.config import CONFIGS, build, load_yaml
 from retrieval.errors import InputError
 from retrieval.features import Features
@@ -391,3 +392,26 @@ def test_order_of_positions_does_not_matter(name: str) -> None:
     x = torch.rand(2, 4, 3, 5)
     shuffled = x.flatten(2)[:, :, torch.randperm(15)].reshape(x.shape)
     assert torch.allclose(pooling(alone(x)), pooling(alone(shuffled)), atol=1e-6)
+
+
+@pytest.fixture(scope="module", params=["test_resnet", "test_vit"])
+def batched(request: pytest.FixtureRequest) -> tuple[Features, list[Features]]:
+    """What a network gives of 16 photos, and of each by itself."""
+    torch.manual_seed(0)
+    network, photos = TimmBackbone(request.param).eval(), torch.randn(16, 3, 160, 160)
+    with torch.no_grad():
+        return network(photos), [network(photo[None]) for photo in photos]
+
+
+@pytest.mark.parametrize("yaml", sorted((CONFIGS / "pooling").glob("*.yaml")), ids=lambda path: path.stem)
+@torch.no_grad()
+def test_batching_changes_a_unit_row_by_at_most_a_millionth(yaml: Path, batched: tuple) -> None:
+    together, each = batched
+    if not together.prefix.shape[1] and yaml.stem in ("cls", "cls_gem"):
+        pytest.skip("a network without a class token")
+    size = together.patches.shape[-2:]
+    fixed = dict(zip(("height", "width"), size, strict=True)) if yaml.stem in FIXED else {}
+    pooling = shaken(build(load_yaml(yaml), dim=together.patches.shape[1], **fixed))
+    rows = torch.nn.functional.normalize(pooling(together), dim=-1)
+    alone = torch.cat([torch.nn.functional.normalize(pooling(one), dim=-1) for one in each])
+    assert (rows - alone).abs().max() <= 1e-6
