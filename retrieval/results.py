@@ -100,7 +100,7 @@ def keep(
     The row names their file, `.npz`: `queries` and `landmarks` (Q,), text; the values (Q,) by name, of curves the means
     (points,); and what each query finds first, see `tops.arrays`.
     """
-    above = os.path.commonpath([Path(query.path).resolve().parent for query in benchmark.queries])
+    above = os.path.commonpath([os.path.dirname(photo_path(query)) for query in benchmark.queries])
     names = [f"{os.path.relpath(photo_path(q), above)}{f' {q.box}' if q.box else ''}" for q in benchmark.queries]
     kept: dict[str, Any] = {"queries": np.array(names), "landmarks": np.array(benchmark.landmarks), **per_query}
     kept |= metrics.mean_curves(per_query) | arrays(tops, benchmark)

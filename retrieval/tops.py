@@ -3,9 +3,9 @@
 Q queries, N gallery photos; of photos with equal scores the one with the lower index stands first.
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,4 +95,5 @@ def arrays(tops: Tops, benchmark: Benchmark) -> dict[str, NDArray]:
 
 
 def photo_path(photo: Photo) -> str:
-    return str(Path(photo.path).resolve())
+    """Absolute path, links left as they are: to resolve them asks the disk about every folder of every photo."""
+    return os.path.abspath(photo.path)

@@ -141,7 +141,9 @@ def test_images_that_cannot_be_read_here_are_counted_with_what_reads_them(
         (tmp_path / name).touch()
     assert names(tmp_path, below(tmp_path)) == ["a.jpg"]
     said = capsys.readouterr().err
-    assert said.startswith(f"{tmp_path}: 3 files or folders left out: 2 .heic (pip install pillow-heif to read them)")
+    assert said.startswith(
+        f"{tmp_path}: 3 files or folders left out: 2 .heic (pip install 'image-retrieval-poolings[heif]' to read them)"
+    )
     monkeypatch.setattr(images, "find_spec", lambda name: "found")
     assert len(below(tmp_path)) == 4
 

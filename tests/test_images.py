@@ -338,7 +338,7 @@ def test_a_heic_is_called_that_whatever_its_suffix(
     monkeypatch.setattr(images, "find_spec", lambda name: None)
     box = b"ftyp" + brand
     (tmp_path / "photo.jpg").write_bytes(struct.pack(">I", len(box) + 4) + box + bytes(100))
-    with pytest.raises(UnreadablePhoto, match=r"photo\.jpg: it is HEIC: pip install pillow-heif to read it"):
+    with pytest.raises(UnreadablePhoto, match=r"photo\.jpg: it is HEIC: pip install '.+\[heif\]' to read it"):
         full_size(Photo(str(tmp_path / "photo.jpg")))
 
 

@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError, features
 
 from retrieval.data.contents import stamp
 from retrieval.errors import InputError
+from retrieval.extras import command
 
 SUFFIXES = (
     ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif", ".avif", ".heic", ".heif",
@@ -81,7 +82,7 @@ def _pixels(value: Any) -> int:
 def lacking(suffix: str) -> str | None:
     """What must be installed to read images of a suffix; None where all is there."""
     if suffix in (".heic", ".heif") and find_spec("pillow_heif") is None:
-        return "pip install pillow-heif"
+        return command("heif")
     return "install a Pillow with AVIF" if suffix == ".avif" and not features.check("avif") else None
 
 
