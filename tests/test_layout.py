@@ -50,7 +50,7 @@ LAYERS = [
     | {"hub", "strangers", "faiss_index", "flat_index", "explained"},
     {"stages", "endings"},
     {"spec", "atomic"},
-    {"errors", "extras", "terminal", "ranks"},
+    {"errors", "extras", "terminal", "ranks", "wandb_names"},
 ]
 ROOMS = {
     "hydra": {"config", "overrides"},

@@ -32,11 +32,12 @@ from wandb.wandb_agent import Agent
 
 from retrieval import training
 from retrieval.callbacks import Bar, WandbLogger
-from retrieval.callbacks.loggers import ascii_name, final, names
+from retrieval.callbacks.loggers import final, names
 from retrieval.config import CONFIGS, compose
 from retrieval.errors import InputError
 from retrieval.extraction import NotFinite
 from retrieval.report.__main__ import main
+from retrieval.wandb_names import ascii_name
 
 ROOT = Path(__file__).parent.parent
 EVERYWHERE = ["logger=[csv,wandb,tensorboard]", "pooling.per_channel=true", "data.validation=2"]

@@ -1,10 +1,7 @@
 """Where curves and the final numbers are written, and when."""
 
-import hashlib
 import json
 import os
-import re
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,9 +17,9 @@ from retrieval.errors import InputError
 from retrieval.plan import sweep_of
 from retrieval.results import Row, printed
 from retrieval.resume import leaves
+from retrieval.wandb_names import ascii_name
 
 MODES = ("offline", "online", "disabled")
-LONGEST = 128  # characters of a W&B name
 OF_MODEL = ("p", "parameters", "steps", "trained_seconds", "peak_memory")  # numbers of a row that no benchmark changes
 
 
@@ -56,16 +53,6 @@ def names(output_dir: Path) -> dict[str, str | None]:
         "name": ascii_name(folder.relative_to(sweep or folder.parent).as_posix()),
         "group": ascii_name(sweep.name) if sweep else None,
     }
-
-
-def ascii_name(text: str) -> str:
-    """The text as W&B takes it for a name: ASCII, at most LONGEST characters. A text that had to be changed ends in a
-    hash of what it was, so that two texts keep two names."""
-    plain = re.sub("[^ -~]", "", unicodedata.normalize("NFKD", text))  # accents are characters of their own there
-    if plain == text and len(text) <= LONGEST:
-        return text
-    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:8]
-    return f"{plain[: LONGEST - len(digest) - 1]}-{digest}".lstrip("-")
 
 
 @contextmanager

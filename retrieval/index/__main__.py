@@ -100,6 +100,7 @@ def _add(asked: argparse.Namespace) -> int:
 def _remove(asked: argparse.Namespace) -> int:
     if not asked.photos and not asked.missing:
         raise InputError("no photos to remove: name photos or folders, @FILE, -, or --missing")
+    stages.begin(f"remove photos from {asked.index}")
     index = Index.open(asked.index)
     missing = index.missing() if asked.missing else []
     if removed := index.remove([*reading.named(asked.photos, sys.stdin.buffer), *missing]):

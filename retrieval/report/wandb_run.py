@@ -7,6 +7,7 @@ from typing import Any
 
 from retrieval.report.pictures import draw
 from retrieval.report.writing import Report
+from retrieval.wandb_names import ascii_name
 
 
 def send(report: Report, page: Path, mode: str, project: str, folder: Path) -> None:
@@ -19,9 +20,9 @@ def send(report: Report, page: Path, mode: str, project: str, folder: Path) -> N
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else it reports its own use over the network
     import wandb
 
-    name = folder.resolve().name
+    name = ascii_name(folder.resolve().name)
     group = name if (folder / "sweep.json").is_file() else None
-    about: dict[str, Any] = {"mode": mode, "project": project, "name": f"report of {name}", "group": group}
+    about: dict[str, Any] = {"mode": mode, "project": project, "name": ascii_name(f"report of {name}"), "group": group}
     with wandb.init(**about, job_type="report", dir=folder, settings={"silent": mode == "offline"}) as run:
         for number, table in enumerate(report.tables, 1):
             data = [[cell.text for cell in line] for line in table.lines]
@@ -36,4 +37,4 @@ def send(report: Report, page: Path, mode: str, project: str, folder: Path) -> N
 
 def word(text: str) -> str:
     """The text as W&B takes it in a name: `folder, medium (mAP)` as `folder_medium_mAP`."""
-    return re.sub(r"\W+", "_", text).strip("_")
+    return re.sub(r"\W+", "_", ascii_name(text)).strip("_")
