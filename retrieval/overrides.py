@@ -48,7 +48,8 @@ def refuse_misread(words: Sequence[str], show: Callable[[str], str] = shell) -> 
 
     show: how a word is typed.
     """
-    sweeping = any(word in SWEEPING for word in words)
+    # a recipe may be a sweep by itself
+    sweeping = any(word in SWEEPING or word.startswith("experiment=") for word in words)
     for word in words:
         key, is_override, value = word.partition("=")
         if not is_override or word.startswith("-") or _fault(f"{key}="):  # Hydra says what is wrong with a key

@@ -194,9 +194,9 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, capsys: Capture)
 def test_a_named_pipe_among_the_photos_is_named_and_not_opened(photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos, tmp_path, dirs_exist_ok=True)
     os.mkfifo(tmp_path / "dome" / "pipe.jpg")
-    assert read(tmp_path, on_unreadable="skip").skipped == 1
+    assert read(tmp_path, on_unreadable="skip", verify=True).skipped == 1
     with pytest.raises(UnreadablePhoto, match=r"dome/pipe\.jpg is a named pipe"):
-        read(tmp_path)
+        read(tmp_path, verify=True)
 
 
 def test_an_unreadable_photo_that_is_verified_is_skipped_and_counted_if_asked(photos: Path, tmp_path: Path) -> None:

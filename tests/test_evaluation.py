@@ -402,7 +402,9 @@ def test_each_file_is_stated_once_and_its_header_read_once_a_call(
     monkeypatch.setattr(
         images,
         "full_size",
-        lambda photo, data=None: seen.append("bytes" if data else "header") or full_size(photo, data),
+        lambda photo, data=None, known=False: (
+            seen.append("bytes" if data else "header") or full_size(photo, data, known)
+        ),
     )
     off_the_shelf(photos, tmp_path, "extract.resolutions=[48,64]", f"cache={tmp_path / 'cache'}")
     assert (seen.count("stamp"), seen.count("header")) == (20, 20)

@@ -822,4 +822,4 @@ def test_names_are_printed_where_the_terminal_knows_ascii_alone(strange: Path, s
     ascii_alone = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run(words, cwd=ROOT, env=ascii_alone, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[0] == str(strange.with_name(r"\xfcn\xef \u4e2d.jpg"))
-    assert done.returncode == 1 and r"kein \xdf: there is no such file" in done.stderr
+    assert done.returncode == 1 and r"kein \xdf: No such file or directory" in done.stderr

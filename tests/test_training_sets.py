@@ -287,8 +287,8 @@ def test_unreadable_listed_photos_are_refused_or_skipped_and_counted(tmp_path: P
     rows = [(f"{name}.jpg", "arch" if name in "abe" else "dome") for name in "abcde"]
     file = table(tmp_path / "photos.csv", ("path", "landmark"), *rows)
     with pytest.raises(UnreadablePhoto, match=r"e\.jpg"):
-        made(configured("csv", file=str(file)))
-    data = made(configured("csv", file=str(file), on_unreadable="skip"))
+        made(configured("csv", file=str(file), verify=True))
+    data = made(configured("csv", file=str(file), on_unreadable="skip", verify=True))
     assert len(data.train.photos) == 4 and data.summary == "4 photos of 2 landmarks, 1 photos skipped"
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from retrieval import metrics, processes
+from retrieval import metrics, ranks
 from retrieval.benchmarks.ranked import NONE, Level, Ranked
 from retrieval.data import columns, listed
 from retrieval.data.folder import LandmarkPhotos, read
@@ -104,10 +104,8 @@ class Labelled(Ranked):
             f"{self.counts['contradictions']} stand under several landmarks"
         )
         if self.duplicates == "refuse":
-            raise InputError(
-                f"{summary}: {', '.join(said)}; accepted: duplicates=keep, duplicates=junk, or remove them"
-            )
-        if processes.first():
+            raise InputError(f"{summary}: {', '.join(said)}; accepted: keep or junk in place of refuse, or remove them")
+        if ranks.first():
             for line in (f"{summary} (duplicates={self.duplicates})", *(f"  {one}" for one in said)):
                 say_once(line)
         return found

@@ -46,6 +46,10 @@ def _stamp(path: str | Path, found: os.stat_result) -> Stamp:
     return Stamp(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # else a pipe would be waited for
+
+
 class Content(NamedTuple):
     """Bytes of a file by their hash, and its stamp from before they were read."""
 
@@ -59,7 +63,7 @@ def read(path: str | Path, known: bool = False) -> tuple[bytes, Content]:
     known: the path was stamped before, so only the open file is asked.
     """
     before = None if known else stamp(path)
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=_open_at_once) as file:
         before = before or _stamp(path, os.fstat(file.fileno()))
         data = file.read()
     return data, Content(hash_bytes(data), before)

@@ -13,6 +13,8 @@ from retrieval.data.images import Photo, Size, UnreadablePhoto
 from retrieval.errors import InputError
 from retrieval.terminal import printable
 
+NO_FILE = Stamp(0, 0, 0, 0)  # of a path at which no regular file is
+
 
 class Read(NamedTuple):
     """What reading a file told: its stamp then (None where it cannot be read), the hash of its bytes, and what is wrong
@@ -39,10 +41,17 @@ class Snapshot:
 
     def stamp_all(self, photos: Sequence[Photo]) -> list[Stamp]:
         """The stamp of each photo's file; threads ask, as a disk far away answers many at once."""
-        new = list(dict.fromkeys(photo.path for photo in photos if photo.path not in self.stamps))
+        new = {photo.path: photo for photo in photos if photo.path not in self.stamps}
         with ThreadPoolExecutor() as pool:
-            self.stamps.update(zip(new, pool.map(contents.stamp, new), strict=True))
+            self.stamps.update(zip(new, pool.map(self._stamp, new.values()), strict=True))
         return [self.stamps[photo.path] for photo in photos]
+
+    def _stamp(self, photo: Photo) -> Stamp:
+        try:
+            return contents.stamp(photo.path)
+        except InputError as error:
+            self.fail(photo, str(error))
+            return NO_FILE
 
     def target_sizes(self, photos: Sequence[Photo], resolution: int, multiple: int, square: bool) -> list[Size]:
         """`images.target_size` of each; a header that cannot be read gives a square where the photo may be skipped."""

@@ -50,6 +50,8 @@ class Alike:
 def _candidates(plain: Descriptors) -> Indices:
     """Rows that have a few numbers in common with another row."""
     columns = np.linspace(0, plain.dim - 1, min(plain.dim, COMPARED)).astype(int)
+    if not len(plain.places):
+        return plain.places
     keys = np.concatenate([_keys(opened(shard)[:, columns]) for shard in plain.shards])[plain.places]
     order = np.argsort(keys, kind="stable")
     same = np.diff(keys[order]) == 0
