@@ -68,6 +68,8 @@ class Snapshot:
 
     def _full_size(self, file: tuple[str, bool]) -> Size | None:
         path, upright = file
+        if self.stamps[path] == NO_FILE:
+            return None
         try:
             return images.full_size(Photo(path, upright=upright), known=True)
         except UnreadablePhoto:
@@ -98,8 +100,9 @@ class Snapshot:
         """Leave the photo out, where it may be."""
         if photo.path not in self.may_skip:
             raise UnreadablePhoto(fault)
-        self.faults.setdefault(photo.path, fault)
-        say_once(f"skipped: {fault}")
+        if photo.path not in self.faults:
+            self.faults[photo.path] = fault
+            say_once(f"skipped: {fault}")
 
     def hash_all(self, photos: Sequence[Photo]) -> None:
         """Read and hash the files whose hash is not known; one that cannot be read is left unknown."""
