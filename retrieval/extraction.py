@@ -165,7 +165,7 @@ class _Photos(Dataset[tuple[Tensor, Read]]):
         photo, size = self.photos[index], self.sizes[index]
         stamp, digest = None, ""
         try:
-            data, (digest, stamp) = contents.read(photo.path, known=size is not None)
+            data, (digest, stamp) = contents.read(photo.path, known=True)
             size = size or self.size_of(photo, whole=images.full_size(photo, data))
             rgb = images.resized(images.decode(photo, size if self.draft else None, size, data), size)
         except (InputError, OSError) as error:
