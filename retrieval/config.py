@@ -12,7 +12,7 @@ import re
 import secrets
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,7 +22,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from retrieval import endings, stages, timm_names
 from retrieval.errors import InputError, near
-from retrieval.overrides import literal, quoted, refuse_misread
+from retrieval.overrides import literal, quoted, refuse_misread, typed
 from retrieval.terminal import printable, printable_lines, say, take_any_text
 
 PACKAGE = Path(__file__).resolve().parent
@@ -176,13 +176,15 @@ def overridden() -> set[str]:
 
 def prepared(words: list[str], script: str) -> list[str]:
     """Command-line words with recipes looked for among those of the script, free-form keys marked as additions, and
-    Hydra's own folder put where output_dir is.
+    Hydra's own folder put where output_dir is. Flags come last, as Hydra takes no overrides on both sides of one.
     """
     words = [f"++{word}" if word.startswith(FREE_FORM) else of_script(word, script) for word in words]
     given = [word.split("=", 1)[1] for word in words if word.lstrip("+").startswith("output_dir=")]
-    if given:
-        words.append(f"hydra.run.dir={given[-1]}")
-    return words
+    if "" in given:
+        raise InputError("output_dir must name a folder, got nothing after output_dir=")
+    overrides = [word for word in words if "=" in word and not word.startswith("-")]
+    overrides += [f"hydra.run.dir={one}" for one in given[-1:]]
+    return [*overrides, *(word for word in words if "=" not in word or word.startswith("-"))]
 
 
 def refuse_shared(words: Iterable[str]) -> None:
@@ -206,13 +208,16 @@ def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None
     leaves no new folder behind where that is refused."""
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
-        begun: list[bool] = []
+        begun: list[str] = []  # folders of the runs
 
         @functools.wraps(task)
         def job(cfg: DictConfig) -> Any:
-            begun.append(True)
+            begun.append(run_folder())
             try:
                 refuse_unknown(cfg, name)
+                for key in ("cache", "extract.store"):
+                    if folder := OmegaConf.select(cfg, key):
+                        endings.refuse_no_folder(folder, key)
                 return task(cfg)
             except (InputError, OmegaConfBaseException) as error:
                 if in_sweep():
@@ -228,7 +233,7 @@ def main(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None
             os.environ["HYDRA_FULL_ERROR"] = "1"
             warnings.showwarning = endings.show_warning
             take_any_text()
-            with endings.without_traceback(lambda: going_on(name)):
+            with endings.without_traceback(lambda: going_on(name, begun)):
                 try:
                     refuse_misread(sys.argv[1:])
                     sys.argv[1:] = prepared(sys.argv[1:], name)
@@ -284,17 +289,28 @@ def refusal(error: OSError | ValueError) -> str:
     return str(error)
 
 
-def going_on(name: str) -> str:
-    """How to go on with a call of a script that was interrupted."""
+def run_folder() -> str:
+    """The folder that Hydra has made for the run; it forgets it when the run ends."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return str(HydraConfig.get().runtime.output_dir)
+
+
+def going_on(name: str, begun: Sequence[str]) -> str:
+    """How to go on with a call of a script that was interrupted; begun: the folders of its runs."""
     from hydra.core.hydra_config import HydraConfig
 
     cfg: Any = HydraConfig.instance().cfg
     if cfg is None:
         return "nothing was begun"
     if in_sweep():
-        return f"the same command with hydra.sweep.dir={cfg.hydra.sweep.dir} runs the jobs that are not done"
+        folder = typed("hydra.sweep.dir", str(cfg.hydra.sweep.dir))
+        return f"the same command with {folder} runs the jobs that are not done"
+    if not begun:
+        return "nothing was begun"
     if name == "train":
-        return f"the same command with output_dir={cfg.hydra.run.dir} resume=auto goes on from the last checkpoint"
+        folder = typed("output_dir", begun[-1])
+        return f"the same command with {folder} resume=auto goes on from the last checkpoint"
     return {
         "eval": "the same command goes on, from the descriptors that are kept",
         "export": "the same command makes the files again",

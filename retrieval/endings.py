@@ -65,9 +65,21 @@ def refuse_unwritable(folder: str | Path, name: str = "output_dir") -> None:
         remove_empty(new)
 
 
+def refuse_no_folder(folder: str | Path, name: str) -> None:
+    """Raise InputError where a folder cannot be made, told by those that are there, as other processes may make it."""
+    nearest = next(
+        path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if os.path.lexists(path)
+    )
+    if not os.path.isdir(nearest) or not os.access(nearest, os.W_OK):
+        raise InputError(
+            f"{name} must be a folder that can be made and written to, got {folder}: {nearest} "
+            f"{'cannot be written to' if os.path.isdir(nearest) else 'is no folder'}"
+        )
+
+
 def unwritable(folder: str | Path, error: OSError, name: str = "output_dir") -> str:
     """Why nothing can be written into a folder, in words."""
-    is_file = next((path for path in (Path(folder), *Path(folder).parents) if path.is_file()), None)
+    is_file = next((path for path in (Path(folder), *Path(folder).parents) if os.path.isfile(path)), None)
     why = f"{is_file} is a file" if is_file else error.strerror or str(error)
     return f"{name} {folder} is no folder that can be written to: {why}; accepted: a folder, or one that can be made"
 

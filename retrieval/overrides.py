@@ -43,6 +43,11 @@ def shell(word: str) -> str:
     return min([shlex.quote(word)] + ([] if "!" in word else [f'"{within}"']), key=len)
 
 
+def typed(key: str, value: str) -> str:
+    """How a key is given a text in a POSIX shell."""
+    return shell(f"{key}={_in_quotes_if_needed(value)}")
+
+
 def refuse_misread(words: Sequence[str], show: Callable[[str], str] = shell) -> None:
     """Refuse words that Hydra cannot read, and those that it reads otherwise than as the file whose name they give.
 

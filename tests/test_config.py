@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from retrieval import config
 from retrieval.config import CONFIGS, build, chosen, compose, explain, load_yaml, prepared, refuse_shared
+from retrieval.endings import refuse_no_folder
 from retrieval.errors import InputError, flag, near
 from retrieval.poolings import GeM
 
@@ -240,3 +241,21 @@ def folder(name: str, kind: str) -> str:
 def test_what_is_neither_true_nor_false_is_refused(value: object) -> None:
     with pytest.raises(InputError, match="crop must be true or false"):
         flag("crop", value)
+
+
+def test_flags_come_after_the_overrides_on_whichever_side_they_were_typed() -> None:
+    assert prepared(["pooling=gap,max", "-m", "output_dir=a", "seed=0,1"], "train") == [
+        "pooling=gap,max", "output_dir=a", "seed=0,1", "hydra.run.dir=a", "-m",
+    ]  # fmt: skip
+
+
+def test_an_output_dir_without_a_name_is_refused() -> None:
+    with pytest.raises(InputError, match="output_dir must name a folder"):
+        prepared(["output_dir="], "train")
+
+
+def test_a_cache_that_is_a_file_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"cache must be a folder .*file is no folder"):
+        refuse_no_folder(tmp_path / "file" / "below", "cache")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from retrieval import stages
 from retrieval.data.drawing.architecture import design, sibling
 from retrieval.data.drawing.facade import Facade, facade, halved
 from retrieval.data.drawing.photographing import Photo, photograph
@@ -96,7 +97,8 @@ def _holds(root: Path, wanted: dict[str, int]) -> bool:
 
 def _draw(root: Path, seed: int, train_landmarks: int, test_landmarks: int, photos: int, distractors: int) -> None:
     total = train_landmarks * photos + test_landmarks * (photos + QUERIES) + distractors
-    with tqdm(total=total, desc="drawing landmarks", unit="photo", mininterval=1) as progress:
+    stages.stage("drawing the embedded landmarks")
+    with stages.bar(total=total, desc="drawing landmarks", unit="photo", mininterval=1) as progress:
         for landmark in range(train_landmarks):
             front, rng = _landmark(seed, TRAIN, landmark)
             for index in range(photos):

@@ -70,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(asked: argparse.Namespace) -> int:
     try:
         return asked.does(asked)
+    except BrokenPipeError:
+        raise  # nobody reads what is printed: the command itself has done its work
     except (InputError, OSError) as error:
         print(printable(f"error: {error}"), file=sys.stderr)
         return 1 if isinstance(error, NothingReadable) else 2
